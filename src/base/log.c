@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One line a message: see log.h. */
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+static struct {
+    const char *program;
+    enum log_level most;
+    log_sink sink;
+} state = { .program = "evlink", .most = LOG_LEVEL_INFO };
+
+void log_init(const char *program, enum log_level most, log_sink sink)
+{
+    state.program = program;
+    state.most = most;
+    state.sink = sink;
+}
+
+void log_msg(enum log_level level, const char *format, ...)
+{
+    int saved = errno;
+    char line[1024];
+    va_list arguments;
+
+    if (level > state.most)
+        return;
+    va_start(arguments, format);
+    (void)vsnprintf(line, sizeof(line), format, arguments);
+    va_end(arguments);
+    for (char *c = line; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    if (state.sink)
+        state.sink(level, line);
+    else
+        fprintf(stderr, "%s: %s\n", state.program, line);
+    errno = saved;
+}

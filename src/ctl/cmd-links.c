@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* links: what is linked to what. */
+#include "base/cleanup.h"
+#include "ctl/ctl.h"
+#include "ctl/table.h"
+
+#include <stdio.h>
+
+/* A link's ends the way that `evlinkctl link` takes them. */
+static char *text_end(const json_t *end)
+{
+    return table_string(json_object_get(end, "endpoint"));
+}
+
+static char *text_ends(const json_t *ends)
+{
+    return table_join(ends, text_end);
+}
+
+static char *text_labels(const json_t *labels)
+{
+    CLEANUP(freep) char *joined = NULL;
+    const char *key, *separator = "";
+    const json_t *value;
+    bool good = true;
+    size_t size = 0;
+    FILE *stream;
+
+    if (json_object_size(labels) == 0)
+        return table_string(NULL);
+    stream = open_memstream(&joined, &size);
+    if (!stream)
+        return NULL;
+    json_object_foreach ((json_t *)labels, key, value) {
+        const char *text = json_string_value(value);
+
+        good = good && fprintf(stream, "%s%s=%s", separator, key, text ? text : "") >= 0;
+        separator = ",";
+    }
+    if (fclose(stream) != 0 || !good)
+        return NULL;
+    return TAKE(joined);
+}
+
+static const struct table_column columns[] = {
+    { "NAME", "name", table_string, TABLE_LEFT, false, "name of the link" },
+    { "STATE", "state", table_string, TABLE_LEFT, false, "waiting, linked, parked or failed" },
+    { "PRODUCERS", "producers", text_ends, TABLE_ITEMS, false, "endpoints that signal" },
+    { "CONSUMERS", "consumers", text_ends, TABLE_ITEMS, false, "endpoints that are signalled" },
+    { "RELAYED", "relayed", table_boolean, TABLE_LEFT, false, "whether evlinkd copies the signals" },
+    { "OWNER", "owner.uid", table_user, TABLE_LEFT, false, "user who made it" },
+    { "SINCE", "since", table_time, TABLE_LEFT, false, "when it was made" },
+    { "GROUP", "group", table_string, TABLE_LEFT, true, "group that it is in" },
+    { "LABELS", "labels", text_labels, TABLE_ITEMS, true, "its labels" },
+    { "LIFETIME", "lifetime", table_string, TABLE_LEFT, true, "how long it lasts" },
+    { "FORWARDED", "forwarded", table_integer, TABLE_RIGHT, true, "signals that evlinkd copied" },
+    { "REASON", "reason", table_string, TABLE_LEFT, true, "why it is in its state" },
+    TABLE_COLUMNS_PEER,
+    TABLE_COLUMNS_END,
+};
+
+static const struct ctl_option options[] = {
+    { "group", 'g', "GROUP", "only the links of this group" },
+    TABLE_OPTION_OUTPUT,
+    CTL_OPTIONS_END,
+};
+
+static int run(struct ctl *ctl, const struct ctl_args *args)
+{
+    json_auto_t *links = json_array();
+    int r;
+
+    r = table_check(args);
+    if (r != CTL_OK)
+        return r;
+    r = ctl_list(ctl, CTL_METHOD("ListLinks"),
+        json_pack("{s:s*, s:s*}", "match", args->names[0], "group", ctl_option(args, "group")), "link",
+        links);
+    return r == CTL_OK ? table_print(ctl, args, "links", links) : r;
+}
+
+const struct ctl_command command_links = {
+    .name = "links",
+    .arguments = "[--group GROUP] [PATTERN]",
+    .help = "List the links",
+    .options = options,
+    .columns = columns,
+    .max = 1,
+    .run = run,
+};

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What there is: the lists, which come as streams of one object a reply, the status, and evlink_call() for
+ * methods that have no function.
+ */
+#include "base/cleanup.h"
+#include "lib/client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct list {
+    const char *method;
+    const char *member; /* of each reply, the object */
+    const char *match, *group;
+    /*
+     * Takes the object apart and calls back: what the callback returned, or -ENOMEM; or -EPROTO with *ret_bad
+     * the member that made no sense.
+     */
+    int (*show)(json_t *object, const void *reader, const char **ret_bad);
+    const void *reader; /* the callback and its userdata */
+};
+
+static int read_list(struct evlink_client *client, const struct list *list, struct evl_params *params)
+{
+    bool more = true;
+    int r;
+
+    if (params->error < 0)
+        return evl_client_say(client, params->error, "%s", params->why);
+    r = evl_client_send(client, list->method, params->json, VARLINK_MORE, NULL);
+    if (r < 0)
+        return r;
+    while (more) {
+        CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
+        const char *bad = NULL;
+        json_t *object;
+
+        r = evl_client_next(client, &answer);
+        if (r < 0)
+            return r;
+        if (answer.reply.error)
+            return evl_client_error(client, answer.reply.error, answer.reply.parameters);
+        more = answer.reply.continues;
+        object = json_object_get(answer.reply.parameters, list->member);
+        /* The answer to an empty list is one reply without an object. */
+        if (!object || json_is_null(object))
+            continue;
+        r = list->show(object, list->reader, &bad);
+        if (bad)
+            return evl_client_nonsense(client, bad);
+        if (r != 0)
+            return evl_client_close(
+                client, r, "its reader ended a list with %d, and the rest of the list was under way", r);
+    }
+    return 0;
+}
+
+static int run_list(struct evlink_client *client, const struct list *list)
+{
+    struct evl_params params = { 0 };
+    int r;
+
+    evl_params_optional(&params, "match", list->match);
+    evl_params_optional(&params, "group", list->group);
+    r = evl_client_begin(client);
+    if (r == 0) {
+        r = read_list(client, list, &params);
+        evl_client_end(client);
+    }
+    json_decref(params.json);
+    return r;
+}
+
+/* A NULL-terminated array of an array's strings, which are borrowed. NULL: out of memory. */
+static const char **strings(json_t *array)
+{
+    const char **list = calloc(json_array_size(array) + 1, sizeof(*list));
+    json_t *item;
+    size_t i;
+
+    if (list)
+        json_array_foreach (array, i, item)
+            list[i] = json_string_value(item);
+    return list;
+}
+
+struct owner {
+    struct opt_int uid, pid;
+};
+
+/* Takes object apart, and its owner. -EPROTO. */
+static int decode(
+    json_t *object, const struct field *fields, void *out, struct owner *ret_owner, const char **ret_bad)
+{
+    static const struct field owner_fields[] = {
+        { "uid", FIELD_INT, offsetof(struct owner, uid), FIELD_REQUIRED },
+        { "pid", FIELD_INT, offsetof(struct owner, pid), FIELD_REQUIRED },
+        FIELDS_END,
+    };
+
+    if (fields_decode(object, fields, FIELDS_LENIENT, out, ret_bad) < 0 ||
+        (ret_owner && fields_decode(json_object_get(object, "owner"), owner_fields, FIELDS_LENIENT, ret_owner,
+                          ret_bad) < 0))
+        return -EPROTO;
+    return 0;
+}
+
+/* ---- Eventfds ---- */
+
+struct eventfd_reader {
+    int (*callback)(void *userdata, const struct evlink_eventfd_info *info);
+    void *userdata;
+};
+
+struct eventfd_in {
+    const char *name, *lifetime;
+    struct opt_int id, pending, lease, since;
+    bool semaphore;
+    json_t *links;
+};
+
+static int show_eventfd(json_t *object, const void *data, const char **ret_bad)
+{
+    static const struct field fields[] = {
+        { "name", FIELD_STRING, offsetof(struct eventfd_in, name), FIELD_REQUIRED },
+        { "eventfdId", FIELD_INT, offsetof(struct eventfd_in, id), 0 },
+        { "pending", FIELD_INT, offsetof(struct eventfd_in, pending), 0 },
+        { "semaphore", FIELD_BOOL, offsetof(struct eventfd_in, semaphore), 0 },
+        { "lifetime", FIELD_STRING, offsetof(struct eventfd_in, lifetime), FIELD_REQUIRED },
+        { "leaseSeconds", FIELD_INT, offsetof(struct eventfd_in, lease), 0 },
+        { "links", FIELD_STRINGS, offsetof(struct eventfd_in, links), FIELD_REQUIRED },
+        { "since", FIELD_INT, offsetof(struct eventfd_in, since), FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    const struct eventfd_reader *reader = data;
+    struct eventfd_in in = { .id.value = -1 };
+    struct owner owner = { 0 };
+    CLEANUP(freep) const char **links = NULL;
+    int r;
+
+    r = decode(object, fields, &in, &owner, ret_bad);
+    if (r < 0)
+        return r;
+    links = strings(in.links);
+    if (!links)
+        return -ENOMEM;
+    return reader->callback(reader->userdata, &(const struct evlink_eventfd_info){
+                                                  .name = in.name,
+                                                  .eventfd_id = in.id.value,
+                                                  .pending = (uint64_t)in.pending.value,
+                                                  .semaphore = in.semaphore,
+                                                  .uid = (uid_t)owner.uid.value,
+                                                  .pid = (pid_t)owner.pid.value,
+                                                  .lifetime = in.lifetime,
+                                                  .lease_seconds = in.lease.value,
+                                                  .links = links,
+                                                  .since = in.since.value,
+                                              });
+}
+
+int evlink_list_eventfds(struct evlink_client *client, const char *match,
+    int (*callback)(void *userdata, const struct evlink_eventfd_info *info), void *userdata)
+{
+    const struct eventfd_reader reader = { callback, userdata };
+
+    return run_list(client, &(const struct list){
+                                .method = BROKER("ListEventfds"),
+                                .member = "eventfd",
+                                .match = match,
+                                .show = show_eventfd,
+                                .reader = &reader,
+                            });
+}
+
+/* ---- Links ---- */
+
+struct link_reader {
+    int (*callback)(void *userdata, const struct evlink_link_info *info);
+    void *userdata;
+};
+
+struct link_in {
+    const char *name, *group, *state, *reason, *lifetime;
+    json_t *producers, *consumers;
+    bool relayed;
+    struct opt_int forwarded, since;
+};
+
+/* Takes the ends apart: an array of json_array_size() for the caller to free. -ENOMEM, -EPROTO. */
+static int decode_ends(json_t *array, struct evlink_end_info **ret_ends, const char **ret_bad)
+{
+    static const struct field fields[] = {
+        { "endpoint", FIELD_STRING, offsetof(struct evlink_end_info, endpoint), FIELD_REQUIRED },
+        { "state", FIELD_STRING, offsetof(struct evlink_end_info, state), FIELD_REQUIRED },
+        { "reason", FIELD_STRING, offsetof(struct evlink_end_info, reason), 0 },
+        FIELDS_END,
+    };
+    CLEANUP(freep) struct evlink_end_info *ends = calloc(json_array_size(array) + 1, sizeof(*ends));
+    json_t *item;
+    size_t i;
+
+    if (!ends)
+        return -ENOMEM;
+    json_array_foreach (array, i, item)
+        if (decode(item, fields, &ends[i], NULL, ret_bad) < 0)
+            return -EPROTO;
+    *ret_ends = TAKE(ends);
+    return 0;
+}
+
+static int show_link(json_t *object, const void *data, const char **ret_bad)
+{
+    static const struct field fields[] = {
+        { "name", FIELD_STRING, offsetof(struct link_in, name), FIELD_REQUIRED },
+        { "group", FIELD_STRING, offsetof(struct link_in, group), 0 },
+        { "state", FIELD_STRING, offsetof(struct link_in, state), FIELD_REQUIRED },
+        { "reason", FIELD_STRING, offsetof(struct link_in, reason), 0 },
+        { "producers", FIELD_OBJECTS, offsetof(struct link_in, producers), FIELD_REQUIRED },
+        { "consumers", FIELD_OBJECTS, offsetof(struct link_in, consumers), FIELD_REQUIRED },
+        { "relayed", FIELD_BOOL, offsetof(struct link_in, relayed), FIELD_REQUIRED },
+        { "forwarded", FIELD_INT, offsetof(struct link_in, forwarded), 0 },
+        { "lifetime", FIELD_STRING, offsetof(struct link_in, lifetime), FIELD_REQUIRED },
+        { "since", FIELD_INT, offsetof(struct link_in, since), FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    const struct link_reader *reader = data;
+    struct link_in in = { .forwarded.value = -1 };
+    struct owner owner = { 0 };
+    CLEANUP(freep) struct evlink_end_info *producers = NULL;
+    CLEANUP(freep) struct evlink_end_info *consumers = NULL;
+    int r;
+
+    r = decode(object, fields, &in, &owner, ret_bad);
+    if (r == 0)
+        r = decode_ends(in.producers, &producers, ret_bad);
+    if (r == 0)
+        r = decode_ends(in.consumers, &consumers, ret_bad);
+    if (r < 0)
+        return r;
+    return reader->callback(reader->userdata, &(const struct evlink_link_info){
+                                                  .name = in.name,
+                                                  .group = in.group,
+                                                  .state = in.state,
+                                                  .reason = in.reason,
+                                                  .producers = producers,
+                                                  .n_producers = json_array_size(in.producers),
+                                                  .consumers = consumers,
+                                                  .n_consumers = json_array_size(in.consumers),
+                                                  .relayed = in.relayed,
+                                                  .forwarded = in.forwarded.value,
+                                                  .uid = (uid_t)owner.uid.value,
+                                                  .pid = (pid_t)owner.pid.value,
+                                                  .lifetime = in.lifetime,
+                                                  .since = in.since.value,
+                                              });
+}
+
+int evlink_list_links(struct evlink_client *client, const char *match, const char *group,
+    int (*callback)(void *userdata, const struct evlink_link_info *info), void *userdata)
+{
+    const struct link_reader reader = { callback, userdata };
+
+    return run_list(client, &(const struct list){
+                                .method = BROKER("ListLinks"),
+                                .member = "link",
+                                .match = match,
+                                .group = group,
+                                .show = show_link,
+                                .reader = &reader,
+                            });
+}
+
+/* ---- Agents ---- */
+
+struct agent_reader {
+    int (*callback)(void *userdata, const struct evlink_agent_info *info);
+    void *userdata;
+};
+
+struct agent_in {
+    const char *name;
+    json_t *subsystems, *offered;
+    struct opt_int since;
+};
+
+/* Replaces {kind, name} by "kind/name" in an array of subsystems. -ENOMEM, -EPROTO. */
+static int join_subsystems(json_t *array, const char **ret_bad)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach (array, i, item) {
+        const char *kind = json_string_value(json_object_get(item, "kind"));
+        const char *name = json_string_value(json_object_get(item, "name"));
+
+        if (!kind || !name) {
+            *ret_bad = "subsystems";
+            return -EPROTO;
+        }
+        if (json_array_set_new(array, i, json_sprintf("%s/%s", kind, name)) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static int show_agent(json_t *object, const void *data, const char **ret_bad)
+{
+    static const struct field fields[] = {
+        { "name", FIELD_STRING, offsetof(struct agent_in, name), FIELD_REQUIRED },
+        { "subsystems", FIELD_OBJECTS, offsetof(struct agent_in, subsystems), FIELD_REQUIRED },
+        { "offered", FIELD_STRINGS, offsetof(struct agent_in, offered), FIELD_REQUIRED },
+        { "since", FIELD_INT, offsetof(struct agent_in, since), FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    const struct agent_reader *reader = data;
+    struct agent_in in = { .name = NULL };
+    struct owner owner = { 0 };
+    CLEANUP(freep) const char **subsystems = NULL;
+    CLEANUP(freep) const char **offered = NULL;
+    int r;
+
+    r = decode(object, fields, &in, &owner, ret_bad);
+    if (r == 0)
+        r = join_subsystems(in.subsystems, ret_bad);
+    if (r < 0)
+        return r;
+    subsystems = strings(in.subsystems);
+    offered = strings(in.offered);
+    if (!subsystems || !offered)
+        return -ENOMEM;
+    return reader->callback(reader->userdata, &(const struct evlink_agent_info){
+                                                  .name = in.name,
+                                                  .uid = (uid_t)owner.uid.value,
+                                                  .pid = (pid_t)owner.pid.value,
+                                                  .subsystems = subsystems,
+                                                  .offered = offered,
+                                                  .since = in.since.value,
+                                              });
+}
+
+int evlink_list_agents(struct evlink_client *client, const char *match,
+    int (*callback)(void *userdata, const struct evlink_agent_info *info), void *userdata)
+{
+    const struct agent_reader reader = { callback, userdata };
+
+    return run_list(client, &(const struct list){
+                                .method = BROKER("ListAgents"),
+                                .member = "agent",
+                                .match = match,
+                                .show = show_agent,
+                                .reader = &reader,
+                            });
+}
+
+/* ---- Status ---- */
+
+struct status_in {
+    const char *version;
+    bool durable;
+    struct opt_int started_at, restored_eventfds, restored_links, eventfds, links, agents, connections;
+};
+
+int evlink_status(struct evlink_client *client, struct evlink_status *ret_status)
+{
+    static const struct field fields[] = {
+        { "version", FIELD_STRING, offsetof(struct status_in, version), FIELD_REQUIRED },
+        { "startedAt", FIELD_INT, offsetof(struct status_in, started_at), FIELD_REQUIRED },
+        { "durable", FIELD_BOOL, offsetof(struct status_in, durable), FIELD_REQUIRED },
+        { "restoredEventfds", FIELD_INT, offsetof(struct status_in, restored_eventfds), FIELD_REQUIRED },
+        { "restoredLinks", FIELD_INT, offsetof(struct status_in, restored_links), FIELD_REQUIRED },
+        { "eventfds", FIELD_INT, offsetof(struct status_in, eventfds), FIELD_REQUIRED },
+        { "links", FIELD_INT, offsetof(struct status_in, links), FIELD_REQUIRED },
+        { "agents", FIELD_INT, offsetof(struct status_in, agents), FIELD_REQUIRED },
+        { "connections", FIELD_INT, offsetof(struct status_in, connections), FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
+    struct evl_params params = { 0 };
+    struct status_in in = { .version = NULL };
+    const char *bad;
+    int r;
+
+    r = evl_client_call(client, BROKER("Status"), &params, NULL, &answer);
+    if (r != 0)
+        return r;
+    if (fields_decode(answer.reply.parameters, fields, FIELDS_LENIENT, &in, &bad) < 0)
+        return evl_client_nonsense(client, bad);
+    *ret_status = (struct evlink_status){
+        .started_at = in.started_at.value,
+        .durable = in.durable,
+        .restored_eventfds = (uint64_t)in.restored_eventfds.value,
+        .restored_links = (uint64_t)in.restored_links.value,
+        .eventfds = (uint64_t)in.eventfds.value,
+        .links = (uint64_t)in.links.value,
+        .agents = (uint64_t)in.agents.value,
+        .connections = (uint64_t)in.connections.value,
+    };
+    (void)snprintf(ret_status->version, sizeof(ret_status->version), "%s", in.version);
+    return 0;
+}
+
+/* ---- Any method ---- */
+
+static int call_any(struct evlink_client *client, const char *method, json_t *parameters, struct fdset *fds,
+    bool more, int (*callback)(void *userdata, const char *error, const char *parameters), void *userdata)
+{
+    bool expected = true;
+    int r;
+
+    r = evl_client_send(client, method, parameters, more ? VARLINK_MORE : 0, fds);
+    if (r < 0)
+        return r;
+    while (expected) {
+        CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
+        CLEANUP(freep) char *text = NULL;
+
+        r = evl_client_next(client, &answer);
+        if (r < 0)
+            return r;
+        expected = answer.reply.continues;
+        if (expected && !more)
+            return evl_client_nonsense(client, "it announced more where one reply was asked for");
+        text = answer.reply.parameters ? json_dumps(answer.reply.parameters, JSON_COMPACT) : strdup("{}");
+        if (!text)
+            return evl_client_close(client, -ENOMEM, "out of memory in the middle of a call");
+        r = callback ? callback(userdata, answer.reply.error, text) : 0;
+        if (answer.reply.error)
+            return evl_client_error(client, answer.reply.error, answer.reply.parameters);
+        if (r != 0)
+            return evl_client_close(client, r, "the call's reader ended it with %d", r);
+    }
+    return 0;
+}
+
+int evlink_call(struct evlink_client *client, const char *method, const char *parameters, const int *fds,
+    size_t n_fds, bool more, int (*callback)(void *userdata, const char *error, const char *parameters),
+    void *userdata)
+{
+    json_auto_t *json = NULL;
+    struct fdset sent = FDSET_EMPTY;
+    json_error_t error;
+    int r;
+
+    if (n_fds > FRAME_MAX_FDS)
+        return evl_client_say(
+            client, -EINVAL, "%zu descriptors: one call carries %d at most", n_fds, FRAME_MAX_FDS);
+    if (parameters) {
+        json = json_loads(parameters, JSON_REJECT_DUPLICATES, &error);
+        if (!json)
+            return evl_client_say(
+                client, -EINVAL, "the parameters are no JSON: %s (at byte %d)", error.text, error.position);
+        if (!json_is_object(json))
+            return evl_client_say(client, -EINVAL, "the parameters are JSON, but no object");
+    }
+    r = evl_client_dup(client, fds, n_fds, &sent);
+    if (r < 0)
+        return r;
+    r = evl_client_begin(client);
+    if (r < 0) {
+        fdset_clear(&sent);
+        return r;
+    }
+    r = call_any(client, method, json, &sent, more, callback, userdata);
+    evl_client_end(client);
+    return r;
+}

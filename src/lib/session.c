@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The agent's end of its socket: see session.h. */
+#include "lib/session.h"
+#include "base/cleanup.h"
+#include "wire/fields.h"
+#include "wire/socket.h"
+#include "wire/varlink.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+int evl_session_open(struct evl_session *session, int epoll, int fd, uint32_t tag)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.u32 = tag };
+
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) {
+        int r = -errno;
+
+        fd_close(fd);
+        return r;
+    }
+    *session = (struct evl_session){ .fd = fd, .epoll = epoll, .tag = tag, .armed = EPOLLIN };
+    return 0;
+}
+
+void evl_session_close(struct evl_session *session)
+{
+    if (session->fd < 0)
+        return;
+    /* A forked child may have the socket as well, and then close() alone would leave it in the set. */
+    (void)epoll_ctl(session->epoll, EPOLL_CTL_DEL, session->fd, NULL);
+    session->fd = fd_close(session->fd);
+    frame_in_clear(&session->in);
+    frame_out_clear(&session->out);
+}
+
+/* Has epoll report the socket for these events. */
+static int arm(struct evl_session *session, uint32_t events)
+{
+    struct epoll_event event = { .events = events, .data.u32 = session->tag };
+
+    if (session->armed == events)
+        return 0;
+    if (epoll_ctl(session->epoll, EPOLL_CTL_MOD, session->fd, &event) < 0)
+        return -errno;
+    session->armed = events;
+    return 0;
+}
+
+struct request {
+    struct evl_session *session;
+    struct evl_plugs *plugs;
+    struct varlink_call call;
+    struct frame frame;
+};
+
+/* parameters: consumed; NULL is out of memory. */
+static int answer(struct request *request, json_t *parameters)
+{
+    json_auto_t *owned = parameters;
+
+    if (!owned)
+        return -ENOMEM;
+    if (request->call.oneway)
+        return 0;
+    return varlink_reply_write(&request->session->out, owned, false, NULL);
+}
+
+static int refuse(struct request *request, const char *error, const char *key, const char *value)
+{
+    json_auto_t *parameters = key ? json_pack("{s:s}", key, value) : NULL;
+
+    if (request->call.oneway)
+        return 0;
+    return varlink_error_write(&request->session->out, error, parameters);
+}
+
+static int refuse_parameter(struct request *request, const char *name)
+{
+    return refuse(request, "org.varlink.service.InvalidParameter", "parameter", name);
+}
+
+/* ---- Plug and Unplug ---- */
+
+struct item_in {
+    const char *endpoint;
+    struct opt_int index, resample_index, eventfd_id;
+};
+
+/* Newer brokers may say more of an item: what an agent does not know it passes over. */
+static const struct field item_fields[] = {
+    { "endpoint", FIELD_STRING, offsetof(struct item_in, endpoint), FIELD_REQUIRED },
+    { "fileDescriptorIndex", FIELD_INT, offsetof(struct item_in, index), FIELD_REQUIRED },
+    { "resampleFileDescriptorIndex", FIELD_INT, offsetof(struct item_in, resample_index), 0 },
+    { "eventfdId", FIELD_INT, offsetof(struct item_in, eventfd_id), 0 },
+    FIELDS_END,
+};
+
+/* The descriptor at index: borrowed. -EMFILE where it was lost for want of room in this process, -EBADF. */
+static int find_fd(const struct frame *frame, int64_t index)
+{
+    int fd = index >= 0 ? fdset_get(&frame->fds, (size_t)index) : -1;
+
+    if (fd >= 0)
+        return fd;
+    return index >= 0 && frame->fds_lost ? -EMFILE : -EBADF;
+}
+
+typedef int (*item_function)(struct evl_plugs *plugs, const struct evl_item *item);
+
+static int do_item(struct request *request, const struct item_in *in, item_function function)
+{
+    struct evl_item item = {
+        .endpoint = in->endpoint,
+        .eventfd_id = in->eventfd_id.set ? in->eventfd_id.value : -1,
+        .fd = find_fd(&request->frame, in->index.value),
+        .resample_fd = -1,
+    };
+
+    if (item.fd < 0)
+        return item.fd;
+    if (in->resample_index.set) {
+        item.resample_fd = find_fd(&request->frame, in->resample_index.value);
+        if (item.resample_fd < 0)
+            return item.resample_fd;
+    }
+    return function(request->plugs, &item);
+}
+
+static json_t *make_result(const char *endpoint, int r)
+{
+    const char *name = r < 0 ? strerrorname_np(-r) : NULL;
+
+    if (r == 0)
+        return json_pack("{s:s}", "endpoint", endpoint);
+    return json_pack("{s:s, s:i, s:s}", "endpoint", endpoint, "errno", -r, "errnoName", name ? name : "?");
+}
+
+static int on_items(struct request *request, item_function function)
+{
+    static const struct field fields[] = {
+        { "items", FIELD_OBJECTS, 0, FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    json_auto_t *results = json_array();
+    json_t *items = NULL, *json;
+    struct item_in in;
+    const char *bad;
+    size_t i;
+
+    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &items, &bad) < 0)
+        return refuse_parameter(request, bad);
+    /* All are looked at before any is plugged: a call that is refused has done nothing. */
+    json_array_foreach (items, i, json)
+        if (fields_decode(json, item_fields, FIELDS_LENIENT, &in, &bad) < 0)
+            return refuse_parameter(request, bad);
+    json_array_foreach (items, i, json) {
+        in = (struct item_in){ .endpoint = NULL };
+        (void)fields_decode(json, item_fields, FIELDS_LENIENT, &in, &bad);
+        if (json_array_append_new(results, make_result(in.endpoint, do_item(request, &in, function))) < 0)
+            return -ENOMEM;
+    }
+    return answer(request, json_pack("{s:O}", "results", results));
+}
+
+static int on_plug(struct request *request)
+{
+    return on_items(request, evl_plugs_plug);
+}
+
+static int on_unplug(struct request *request)
+{
+    return on_items(request, evl_plugs_unplug);
+}
+
+/* ---- Inventory ---- */
+
+static int on_inventory(struct request *request)
+{
+    static const struct field fields[] = {
+        { "token", FIELD_INT, 0, 0 },
+        FIELDS_END,
+    };
+    json_auto_t *plugged = json_array();
+    json_t *parameters;
+    struct opt_int token = { 0 };
+    const char *bad, *endpoint;
+    int64_t id;
+
+    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &token, &bad) < 0)
+        return refuse_parameter(request, bad);
+    for (size_t i = 0; evl_plugs_at(request->plugs, i, &endpoint, &id); i++)
+        if (json_array_append_new(
+                plugged, json_pack("{s:s, s:I}", "endpoint", endpoint, "eventfdId", (json_int_t)id)) < 0)
+            return -ENOMEM;
+    parameters = json_pack("{s:O}", "plugged", plugged);
+    if (token.set)
+        (void)json_object_set_new(parameters, "token", json_integer(token.value));
+    return answer(request, parameters);
+}
+
+/* ---- Notify ---- */
+
+struct notify_in {
+    const char *type, *endpoint, *link, *reason;
+};
+
+static int on_notify(struct request *request)
+{
+    static const struct field fields[] = {
+        { "type", FIELD_STRING, offsetof(struct notify_in, type), FIELD_REQUIRED },
+        { "endpoint", FIELD_STRING, offsetof(struct notify_in, endpoint), FIELD_REQUIRED },
+        { "link", FIELD_STRING, offsetof(struct notify_in, link), FIELD_REQUIRED },
+        { "reason", FIELD_STRING, offsetof(struct notify_in, reason), 0 },
+        FIELDS_END,
+    };
+    struct notify_in in = { .type = NULL };
+    const char *bad;
+
+    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &in, &bad) < 0)
+        return refuse_parameter(request, bad);
+    evl_plugs_notify(request->plugs, in.type, in.endpoint, in.link, in.reason);
+    return answer(request, json_object());
+}
+
+/* ---- All of them ---- */
+
+static const struct method {
+    const char *name;
+    int (*handle)(struct request *request);
+} methods[] = {
+    { "io.evlink.Agent.Plug", on_plug },
+    { "io.evlink.Agent.Unplug", on_unplug },
+    { "io.evlink.Agent.Inventory", on_inventory },
+    { "io.evlink.Agent.Notify", on_notify },
+};
+
+static int dispatch(struct request *request)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
+        if (strcmp(methods[i].name, request->call.method) == 0)
+            return methods[i].handle(request);
+    return refuse(request, "org.varlink.service.MethodNotFound", "method", request->call.method);
+}
+
+/* frame: its descriptors are consumed. */
+static int handle_frame(struct evl_session *session, struct evl_plugs *plugs, struct frame *frame)
+{
+    struct request request = { .session = session, .plugs = plugs, .frame = *frame };
+    int r;
+
+    r = varlink_call_parse(frame->text, frame->length, &request.call);
+    if (r == 0) {
+        r = dispatch(&request);
+        varlink_call_clear(&request.call);
+    }
+    fdset_clear(&request.frame.fds);
+    /* The broker's call, or what it makes of the answer, is longer than any broker sends. */
+    return r == -EBADMSG || r == -EMSGSIZE ? -EPROTO : r;
+}
+
+int evl_session_process(struct evl_session *session, struct evl_plugs *plugs, const atomic_bool *stop)
+{
+    for (;;) {
+        struct frame frame;
+        int r;
+
+        r = socket_send(session->fd, &session->out);
+        if (r == -EAGAIN)
+            return arm(session, EPOLLOUT);
+        if (r < 0)
+            return r == -EPIPE ? -ECONNRESET : r;
+        if (frame_in_next(&session->in, &frame) > 0) {
+            r = handle_frame(session, plugs, &frame);
+            if (r < 0)
+                return r;
+            continue;
+        }
+        r = arm(session, EPOLLIN);
+        /* Not before: epoll would not report what is here already. */
+        if (r < 0 || (stop && atomic_load(stop)))
+            return r;
+        r = socket_receive(session->fd, &session->in);
+        if (r == -EAGAIN)
+            return 0;
+        if (r == -EMSGSIZE)
+            return -EPROTO;
+        if (r <= 0)
+            return r == 0 ? -ECONNRESET : r;
+    }
+}

@@ -1,0 +1,658 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Agents: attached, asked in batches, late, lost and detached. See model.h. */
+#include "base/clock.h"
+#include "model/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int agent_compare(const struct agent *a, const struct agent *b)
+{
+    return strcmp(a->name, b->name);
+}
+
+static int offer_compare(const struct offer *a, const struct offer *b)
+{
+    return endpoint_compare(&a->endpoint, &b->endpoint);
+}
+
+RB_GENERATE(agent_tree, agent, by_name, agent_compare)
+RB_GENERATE(offer_tree, offer, by_endpoint, offer_compare)
+
+struct agent *model_find_agent(struct model *model, const char *name)
+{
+    struct agent key;
+
+    strcpy(key.name, name);
+    return RB_FIND(agent_tree, &model->agents, &key);
+}
+
+struct agent *model_subsystem_agent(struct model *model, const struct subsystem_name *subsystem)
+{
+    struct site *site = site_find(model, subsystem->subsystem, subsystem->name);
+
+    return site ? site->agent : NULL;
+}
+
+struct agent *model_next_agent(struct model *model, const char *name)
+{
+    struct agent key, *agent;
+
+    strcpy(key.name, name);
+    agent = RB_NFIND(agent_tree, &model->agents, &key);
+    return agent && strcmp(agent->name, name) == 0 ? RB_NEXT(agent_tree, &model->agents, agent) : agent;
+}
+
+/* Whether the agent takes an eventfd at this endpoint now. */
+static bool serves(const struct agent *agent, const struct endpoint *endpoint)
+{
+    struct offer key = { .endpoint = *endpoint };
+    const struct offer *offer = RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, &key);
+
+    if (agent->leaving)
+        return false;
+    return endpoint_is_offered(endpoint) == (offer != NULL);
+}
+
+/* Whose an end is now: while an agent is taken over, what it has not let go. NULL: nobody's. */
+struct agent *end_owner(const struct end *end)
+{
+    const struct site *site = end->site;
+
+    if (site->agent && serves(site->agent, &end->endpoint))
+        return site->agent;
+    return site->successor && serves(site->successor, &end->endpoint) ? site->successor : NULL;
+}
+
+/* ---- Steps that wait, and steps under way
+ * ------------------------------------------------------------------ */
+
+static struct end_queue *queue_of(struct agent *agent, enum op op)
+{
+    return op == OP_PLUG ? &agent->plugs : &agent->unplugs;
+}
+
+/* Queues a step, or takes back what was queued. */
+void agent_queue(struct end *end, enum op op)
+{
+    if (end->queued == op)
+        return;
+    if (end->queued != OP_NONE)
+        TAILQ_REMOVE(queue_of(end->agent, end->queued), end, in_agent);
+    end->queued = op;
+    if (op == OP_NONE)
+        return;
+    TAILQ_INSERT_TAIL(queue_of(end->agent, op), end, in_agent);
+    end->agent->model->hooks->agent_ready(end->agent->model->userdata, end->agent);
+}
+
+/* Which agent deals with an end; nothing of it is in flight. */
+void end_set_agent(struct end *end, struct agent *agent)
+{
+    if (end->agent == agent)
+        return;
+    agent_queue(end, OP_NONE);
+    if (end->agent)
+        LIST_REMOVE(end, of_agent);
+    end->agent = agent;
+    if (agent)
+        LIST_INSERT_HEAD(&agent->ends, end, of_agent);
+}
+
+/* What an item takes in a message, at most, beside the names in its endpoint. */
+#define ITEM_BYTES 224
+
+size_t model_agent_next(
+    struct agent *agent, struct batch_item *items, size_t most, size_t most_bytes, enum op *ret_op)
+{
+    enum op op = TAILQ_EMPTY(&agent->unplugs) ? OP_PLUG : OP_UNPLUG;
+    struct end_queue *queue = queue_of(agent, op);
+    struct end *end;
+    size_t n = 0, bytes = 0, fds = 0;
+
+    if (agent->flying != OP_NONE)
+        return 0;
+    while ((end = TAILQ_FIRST(queue))) {
+        size_t size = ITEM_BYTES + strlen(end->endpoint.name) + strlen(end->endpoint.device);
+        struct eventfd *eventfd = end->eventfd;
+        uint64_t count = 0;
+
+        if (bytes + size > most_bytes || fds + 1 + end->endpoint.level > most)
+            break;
+        bytes += size;
+        fds += 1 + end->endpoint.level;
+        TAILQ_REMOVE(queue, end, in_agent);
+        TAILQ_INSERT_TAIL(&agent->flight, end, in_agent);
+        end->queued = OP_NONE;
+        end->flying = true;
+        end->state = op == OP_PLUG ? END_PLUGGING : END_UNPLUGGING;
+        /*
+         * KVM injects a count that is pending when it is given an irqfd once, and leaves it standing: read
+         * it before, and owe it.
+         */
+        if (op == OP_PLUG && endpoint_is_irqfd(&end->endpoint) && eventfd_drain(eventfd->fd, &count) >= 0 &&
+            __builtin_add_overflow(end->debt, count, &end->debt))
+            end->debt = EVENTFD_MAX;
+        if (op == OP_PLUG)
+            end->dirty = true;
+        items[n++] = (struct batch_item){
+            .endpoint = &end->endpoint,
+            .fd = eventfd->fd,
+            .resample = end->endpoint.level ? end->link->resample->fd : -1,
+            .eventfd_id = eventfd->id,
+        };
+    }
+    if (n > 0)
+        agent->flying = *ret_op = op;
+    return n;
+}
+
+bool model_agent_asked(const struct agent *agent, size_t i, const char *endpoint)
+{
+    char text[ENDPOINT_SIZE];
+    struct end *end = TAILQ_FIRST(&agent->flight);
+
+    while (end && i-- > 0)
+        end = TAILQ_NEXT(end, in_agent);
+    return end && strcmp(endpoint_format(&end->endpoint, text), endpoint) == 0;
+}
+
+/* What an end says no to may have been in the way of another of the link. */
+static void came_clean(struct end *end)
+{
+    end->dirty = false;
+    for (size_t i = 0; i < end->link->n_ends; i++)
+        if (end->link->ends[i]->refused && end->link->ends[i]->error == EBUSY)
+            end->link->ends[i]->refused = false;
+}
+
+static void plug_result(struct model *model, struct end *end, int error, bool late)
+{
+    struct link *link = end->link;
+
+    end_repay(model, end, error ? UINT64_MAX : 1);
+    if (!error) {
+        /* Late, its link may have been told that it failed: it is unplugged, and tried again from there. */
+        end->state = late ? END_UNKNOWN : END_PLUGGED;
+        return;
+    }
+    came_clean(end);
+    end->state = END_UNPLUGGED;
+    if (late)
+        return;
+    /* Somebody's old VM lives on somewhere, with this eventfd: where it is ours, the link goes on with
+     * another. */
+    if (error == EBUSY && link->acknowledged && end->eventfd->ours && !link->renew &&
+        endpoint_is_irqfd(&end->endpoint)) {
+        link->renew = end->eventfd;
+        return;
+    }
+    end->refused = true;
+    end->error = error;
+    end->why = NULL;
+}
+
+void model_agent_results(struct agent *agent, const int *errors)
+{
+    struct model *model = agent->model;
+    bool late = agent->late;
+    struct end *end;
+    size_t i = 0;
+
+    agent->late = false;
+    while ((end = TAILQ_FIRST(&agent->flight))) {
+        TAILQ_REMOVE(&agent->flight, end, in_agent);
+        end->flying = false;
+        if (agent->flying == OP_PLUG) {
+            plug_result(model, end, errors[i], late);
+        } else if (errors[i] == 0) {
+            came_clean(end);
+            end->state = END_UNPLUGGED;
+        } else {
+            end->refused = true;
+            end->error = errors[i];
+            end->why = NULL;
+            end->state = END_UNKNOWN;
+        }
+        i++;
+        link_touch(model, end->link);
+    }
+    agent->flying = OP_NONE;
+    if (late)
+        LIST_FOREACH (end, &agent->ends, of_agent)
+            link_touch(model, end->link);
+    model_settle(model);
+}
+
+void model_agent_late(struct agent *agent)
+{
+    struct end *end;
+
+    agent->late = true;
+    TAILQ_FOREACH (end, &agent->flight, in_agent)
+        end->state = END_UNKNOWN;
+    LIST_FOREACH (end, &agent->ends, of_agent)
+        link_touch(agent->model, end->link);
+    model_settle(agent->model);
+}
+
+/* ---- Coming and going
+ * --------------------------------------------------------------------------------------- */
+
+/* Whether this one may take over from that one. */
+static bool may_take_over(const struct site *site, const struct peer *peer)
+{
+    return !site->successor && !site->agent->leaving && site->agent->owner.uid == peer->uid;
+}
+
+int model_may_attach(struct model *model, const struct peer *peer, const char *name,
+    const struct subsystem_name *subsystems, size_t n, bool takeover, struct fault *fault)
+{
+    if (!name_is_valid(name))
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
+    if (n == 0)
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "subsystems", 0);
+    for (size_t i = 0; i < n; i++) {
+        if (subsystems[i].subsystem == SUBSYSTEM_NONE || !name_is_valid(subsystems[i].name))
+            return fault_set(fault, FAULT_INVALID, NULL, NULL, "subsystems", 0);
+        for (size_t k = 0; k < i; k++)
+            if (subsystems[k].subsystem == subsystems[i].subsystem &&
+                strcmp(subsystems[k].name, subsystems[i].name) == 0)
+                return fault_set(fault, FAULT_INVALID, NULL, NULL, "subsystems", 0);
+    }
+    if (model_find_agent(model, name))
+        return fault_set(fault, FAULT_NAME_TAKEN, name, NULL, NULL, 0);
+    for (size_t i = 0; i < n; i++) {
+        const struct site *site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
+
+        if (site && site->agent && !(takeover && may_take_over(site, peer)))
+            return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name, site->agent->name,
+                subsystem_name(subsystems[i].subsystem), 0);
+    }
+    return 0;
+}
+
+int model_attach(struct model *model, const struct peer *peer, const char *name,
+    const struct subsystem_name *subsystems, size_t n, bool takeover, bool watched, void *session,
+    struct agent **ret_agent, struct fault *fault)
+{
+    struct agent *agent;
+    struct site *site;
+    int r;
+
+    r = model_may_attach(model, peer, name, subsystems, n, takeover, fault);
+    if (r)
+        return r;
+    agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+    if (!agent)
+        return -ENOMEM;
+    strcpy(agent->name, name);
+    agent->owner = *peer;
+    agent->since = clock_epoch();
+    agent->watched = watched;
+    agent->session = session;
+    agent->model = model;
+    agent->n_subsystems = n;
+    memcpy(agent->subsystems, subsystems, n * sizeof(*subsystems));
+    TAILQ_INIT(&agent->plugs);
+    TAILQ_INIT(&agent->unplugs);
+    TAILQ_INIT(&agent->flight);
+    TAILQ_INIT(&agent->jobs);
+    LIST_INIT(&agent->ends);
+    RB_INIT(&agent->offers);
+    for (size_t i = 0; i < n; i++) {
+        r = site_get(model, subsystems[i].subsystem, subsystems[i].name, &site);
+        if (r < 0) {
+            while (i-- > 0)
+                site_put(model, site_find(model, subsystems[i].subsystem, subsystems[i].name));
+            free(agent);
+            return r;
+        }
+    }
+    RB_INSERT(agent_tree, &model->agents, agent);
+    model->counts.agents++;
+    model_tell(model, NOTICE_ATTACHED, name, NULL, NULL, &agent->owner);
+    for (size_t i = 0; i < n; i++) {
+        site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
+        if (site->agent)
+            site->successor = agent;
+        else
+            site->agent = agent;
+        site_touch(model, site);
+    }
+    *ret_agent = agent;
+    model_settle(model);
+    return 0;
+}
+
+/* ---- Offers
+ * ------------------------------------------------------------------------------------------------- */
+
+/* An agent that peer may use, by name. */
+static int get_agent(struct model *model, const struct peer *peer, const char *name, const char *parameter,
+    struct agent **ret_agent, struct fault *fault)
+{
+    struct agent *agent;
+
+    if (!name_is_valid(name))
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, parameter, 0);
+    agent = model_find_agent(model, name);
+    if (!agent)
+        return fault_set(fault, FAULT_NO_SUCH_AGENT, name, NULL, NULL, 0);
+    if (!policy_allows(peer, &agent->owner))
+        return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    if (agent->leaving)
+        return fault_set(fault, FAULT_WRONG_STATE, name, NULL, "detaching", 0);
+    *ret_agent = agent;
+    return 0;
+}
+
+/* The agent's site that an endpoint belongs to; NULL: none of its subsystems has it. */
+static struct site *site_of(const struct agent *agent, const struct endpoint *endpoint)
+{
+    struct site *site = site_find(agent->model, endpoint_subsystem(endpoint), endpoint->name);
+
+    return site && (site->agent == agent || site->successor == agent) ? site : NULL;
+}
+
+/* Parses endpoints that an agent says something of. fixed: such as need no offer are good as well. */
+static int parse_endpoints(const struct agent *agent, const char *const *texts, size_t n, bool fixed,
+    struct offer ***ret_offers, struct fault *fault)
+{
+    struct offer **offers = calloc(n + 1, sizeof(struct offer *));
+    int r = offers ? 0 : -ENOMEM;
+    const char *reason;
+
+    for (size_t i = 0; i < n && r == 0; i++) {
+        offers[i] = calloc(1, sizeof(**offers));
+        if (!offers[i])
+            r = -ENOMEM;
+        else if (endpoint_parse(texts[i], &offers[i]->endpoint, &reason) < 0)
+            r = fault_set(fault, FAULT_BAD_ENDPOINT, texts[i], NULL, reason, 0);
+        else if (!site_of(agent, &offers[i]->endpoint))
+            r = fault_set(fault, FAULT_BAD_ENDPOINT, texts[i], NULL, "is in no subsystem of this agent", 0);
+        else if (!fixed && !endpoint_is_offered(&offers[i]->endpoint))
+            r = fault_set(
+                fault, FAULT_BAD_ENDPOINT, texts[i], NULL, "needs no offer: only dev/ endpoints do", 0);
+    }
+    if (r) {
+        for (size_t i = 0; offers && offers[i]; i++)
+            free(offers[i]);
+        free(offers);
+        return r;
+    }
+    *ret_offers = offers;
+    return 0;
+}
+
+/* Has every end at an endpoint looked at again. */
+static void touch_ends(struct agent *agent, const struct endpoint *endpoint, const char *reason)
+{
+    struct site *site = site_of(agent, endpoint);
+    struct end *end;
+
+    RB_FOREACH (end, end_tree, &site->ends) {
+        if (endpoint_compare(&end->endpoint, endpoint) != 0)
+            continue;
+        end->refused = false;
+        if (reason)
+            end_set_reason(end, reason);
+        link_touch(agent->model, end->link);
+    }
+}
+
+/* An endpoint is on offer from now on, or is not. offer: consumed. */
+static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, const char *reason)
+{
+    struct offer *old = RB_FIND(offer_tree, &agent->offers, offer);
+    bool offered = endpoint_is_offered(&offer->endpoint), changed;
+    struct endpoint endpoint = offer->endpoint;
+    char text[ENDPOINT_SIZE];
+
+    /* On record is what differs from the rule: offers of dev/ endpoints, and fixed ones that were let go. */
+    changed = offered != withdrawn ? !old : old != NULL;
+    if (old && changed) {
+        RB_REMOVE(offer_tree, &agent->offers, old);
+        free(old);
+    }
+    if (changed && offered != withdrawn)
+        RB_INSERT(offer_tree, &agent->offers, offer);
+    else
+        free(offer);
+    if (!changed)
+        return;
+    model_tell(agent->model, withdrawn ? NOTICE_WITHDRAWN : NOTICE_OFFERED, endpoint_format(&endpoint, text),
+        NULL, reason, &agent->owner);
+    touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
+}
+
+int model_offer(struct model *model, const struct peer *peer, const char *name, const char *const *endpoints,
+    size_t n, struct fault *fault)
+{
+    struct agent *agent;
+    struct offer **offers;
+    int r;
+
+    r = get_agent(model, peer, name, "agent", &agent, fault);
+    if (r == 0)
+        r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
+    if (r)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        set_offer(agent, offers[i], false, NULL);
+    free(offers);
+    model_settle(model);
+    return 0;
+}
+
+const struct offer *model_next_offer(const struct agent *agent, const struct offer *last)
+{
+    struct offer_tree *offers = (struct offer_tree *)&agent->offers;
+    struct offer *offer =
+        last ? RB_NEXT(offer_tree, offers, (struct offer *)last) : RB_MIN(offer_tree, offers);
+
+    while (offer && !endpoint_is_offered(&offer->endpoint))
+        offer = RB_NEXT(offer_tree, offers, offer);
+    return offer;
+}
+
+/* A call that waits until nothing is plugged that the agent has let go. */
+static int wait_for_agent(struct agent *agent, job_done done, void *userdata, struct job **ret_job)
+{
+    struct job *job = job_new(JOB_AGENT, done, userdata);
+
+    if (!job)
+        return -ENOMEM;
+    if (TAILQ_EMPTY(&agent->jobs))
+        LIST_INSERT_HEAD(&agent->model->going, agent, in_going);
+    TAILQ_INSERT_TAIL(&agent->jobs, job, in_agent);
+    *ret_job = job;
+    return 0;
+}
+
+int model_withdraw(struct model *model, const struct peer *peer, const char *name,
+    const char *const *endpoints, size_t n, const char *reason, job_done done, void *userdata,
+    struct job **ret_job, struct fault *fault)
+{
+    struct agent *agent;
+    struct offer **offers;
+    int r;
+
+    r = get_agent(model, peer, name, "agent", &agent, fault);
+    if (r == 0)
+        r = parse_endpoints(agent, endpoints, n, true, &offers, fault);
+    if (r)
+        return r;
+    r = wait_for_agent(agent, done, userdata, ret_job);
+    for (size_t i = 0; i < n; i++)
+        if (r == 0)
+            set_offer(agent, offers[i], true, reason);
+        else
+            free(offers[i]);
+    free(offers);
+    if (r == 0)
+        model_settle(model);
+    return r;
+}
+
+/* ---- Going
+ * --------------------------------------------------------------------------------------------------- */
+
+/* Ends a link that lasts until an agent of one of its ends detaches, unless another has taken the end over.
+ */
+static void end_with_agent(struct model *model, struct end *end)
+{
+    if (end->link->life.lifetime == LIFETIME_AGENT && end->site && !end_owner(end))
+        link_down(model, end->link, "the agent of one of its ends is gone");
+}
+
+static void lose_end(struct agent *agent, struct end *end, const char *reason)
+{
+    struct link *link = end->link;
+    char endpoint[ENDPOINT_SIZE];
+
+    agent_queue(end, OP_NONE);
+    if (end->flying)
+        TAILQ_REMOVE(&agent->flight, end, in_agent);
+    end->flying = false;
+    end->refused = false;
+    end->state = END_ABSENT;
+    if (!end->announced)
+        end_set_reason(end, reason);
+    end_repay(agent->model, end, UINT64_MAX);
+    if (link->goal == GOAL_UP && link->job && link->job->kind == JOB_CONNECT)
+        job_fail(agent->model, link->job, FAULT_PLUG_FAILED, endpoint_format(&end->endpoint, endpoint), NULL,
+            NULL, ECONNRESET);
+    end_with_agent(agent->model, end);
+    link_touch(agent->model, link);
+    /* What may still be plugged binds the lost agent while there is somebody to tell that its process is
+     * dead. */
+    if (!end->dirty || !agent->watched)
+        end_set_agent(end, NULL);
+}
+
+static void lose(struct agent *agent, const char *reason)
+{
+    struct model *model = agent->model;
+    struct offer *offer;
+    struct end *end, *next;
+    struct job *job;
+
+    if (agent->lost)
+        return;
+    agent->lost = true;
+    agent->late = false;
+    if (TAILQ_EMPTY(&agent->jobs))
+        LIST_INSERT_HEAD(&model->going, agent, in_going);
+    RB_REMOVE(agent_tree, &model->agents, agent);
+    model->counts.agents--;
+    for (size_t i = 0; i < agent->n_subsystems; i++) {
+        struct site *site = site_find(model, agent->subsystems[i].subsystem, agent->subsystems[i].name);
+
+        if (site->agent == agent) {
+            site->agent = site->successor;
+            site->successor = NULL;
+            site_touch(model, site);
+        } else if (site->successor == agent) {
+            site->successor = NULL;
+        }
+        site_put(model, site);
+    }
+    LIST_FOREACH_SAFE (end, &agent->ends, of_agent, next)
+        lose_end(agent, end, reason);
+    while ((offer = RB_MIN(offer_tree, &agent->offers))) {
+        RB_REMOVE(offer_tree, &agent->offers, offer);
+        free(offer);
+    }
+    model_tell(model, NOTICE_DETACHED, agent->name, NULL, reason, &agent->owner);
+    model->hooks->agent_lost(model->userdata, agent);
+    while ((job = TAILQ_FIRST(&agent->jobs))) {
+        TAILQ_REMOVE(&agent->jobs, job, in_agent);
+        job_finish(model, job);
+    }
+}
+
+void model_agent_lost(struct agent *agent, const char *reason)
+{
+    struct model *model = agent->model;
+
+    lose(agent, reason);
+    model_settle(model);
+}
+
+void model_agent_dead(struct agent *agent)
+{
+    struct model *model = agent->model;
+    struct end *end;
+
+    lose(agent, "its process is dead");
+    while ((end = LIST_FIRST(&agent->ends))) {
+        came_clean(end);
+        end_set_agent(end, NULL);
+        link_touch(model, end->link);
+    }
+    model_settle(model);
+}
+
+int model_detach(struct model *model, const struct peer *peer, const char *name, job_done done,
+    void *userdata, struct job **ret_job, struct fault *fault)
+{
+    struct agent *agent;
+    struct end *end;
+    int r;
+
+    r = get_agent(model, peer, name, "name", &agent, fault);
+    if (r == 0)
+        r = wait_for_agent(agent, done, userdata, ret_job);
+    if (r)
+        return r;
+    agent->leaving = true;
+    LIST_FOREACH (end, &agent->ends, of_agent) {
+        end_set_reason(end, "its agent detaches");
+        end_with_agent(model, end);
+        link_touch(model, end->link);
+    }
+    model_settle(model);
+    return 0;
+}
+
+/* Whether something is plugged, and can be unplugged, that the agent has let go. */
+static bool has_to_unplug(const struct agent *agent)
+{
+    const struct end *end;
+
+    if (agent->late)
+        return false;
+    LIST_FOREACH (end, &agent->ends, of_agent)
+        if (((end->dirty && !end->refused) || end->flying) && !serves(agent, &end->endpoint))
+            return true;
+    return false;
+}
+
+/*
+ * Who waits for an agent is answered when what it has let go is unplugged, or will not be in time; agents
+ * that are being detached are gone then; lost ones are freed when nothing of theirs can be plugged any more.
+ */
+void agents_go(struct model *model)
+{
+    struct agent *agent, *next;
+    struct job *job;
+
+    LIST_FOREACH_SAFE (agent, &model->going, in_going, next) {
+        if (!agent->lost && has_to_unplug(agent))
+            continue;
+        if (agent->leaving)
+            lose(agent, "detached");
+        if (!agent->lost) {
+            LIST_REMOVE(agent, in_going);
+            while ((job = TAILQ_FIRST(&agent->jobs))) {
+                TAILQ_REMOVE(&agent->jobs, job, in_agent);
+                job_finish(model, job);
+            }
+        } else if (LIST_EMPTY(&agent->ends)) {
+            LIST_REMOVE(agent, in_going);
+            model->hooks->agent_forgotten(model->userdata, agent);
+            free(agent);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Eventfds held by name, and the references to their files. See model.h. */
+#include "base/clock.h"
+#include "base/fd.h"
+#include "model/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+static int held_compare(const struct held *a, const struct held *b)
+{
+    return strcmp(a->name, b->name);
+}
+
+static int eventfd_compare(const struct eventfd *a, const struct eventfd *b)
+{
+    return (a->id > b->id) - (a->id < b->id);
+}
+
+RB_GENERATE(held_tree, held, by_name, held_compare)
+RB_GENERATE(eventfd_tree, eventfd, by_id, eventfd_compare)
+
+struct eventfd *eventfd_take(int fd)
+{
+    struct eventfd *eventfd = calloc(1, sizeof(*eventfd));
+
+    if (eventfd) {
+        eventfd->fd = fd;
+        eventfd->references = 1;
+        eventfd->id = -1;
+    }
+    return eventfd;
+}
+
+struct eventfd *eventfd_ref(struct eventfd *eventfd)
+{
+    eventfd->references++;
+    return eventfd;
+}
+
+struct eventfd *eventfd_unref(struct eventfd *eventfd)
+{
+    if (eventfd && --eventfd->references == 0) {
+        fd_close(eventfd->fd);
+        free(eventfd);
+    }
+    return NULL;
+}
+
+/* Finds out what only fdinfo tells. The id stays what it is as long as we have the file. */
+int eventfd_know(struct eventfd *eventfd)
+{
+    struct eventfd_info info;
+    int r;
+
+    if (eventfd->known)
+        return 0;
+    r = eventfd_info(eventfd->fd, &info);
+    if (r < 0)
+        return r;
+    eventfd->id = info.id;
+    eventfd->semaphore = info.semaphore;
+    eventfd->known = true;
+    return 0;
+}
+
+struct held *held_find(struct model *model, const char *name)
+{
+    struct held key;
+
+    strcpy(key.name, name);
+    return RB_FIND(held_tree, &model->held, &key);
+}
+
+int model_may_hold(struct model *model, const char *const *names, size_t n, struct fault *fault)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!name_is_valid(names[i]))
+            return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
+        if (held_find(model, names[i]))
+            return fault_set(fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0);
+    }
+    return 0;
+}
+
+int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
+    const struct life_request *life, struct fault *fault)
+{
+    struct held *held = NULL;
+    size_t i;
+    int r;
+
+    r = model_may_hold(model, names, n, fault);
+    if (r)
+        return r;
+    for (i = 0; i < n; i++) {
+        held = calloc(1, sizeof(*held));
+        if (!held)
+            break;
+        strcpy(held->name, names[i]);
+        held->owner = *peer;
+        held->since = clock_epoch();
+        held->eventfd = eventfd_take(fds[i]);
+        if (!held->eventfd)
+            break;
+        /* A name that the call gives twice shows here. */
+        if (RB_INSERT(held_tree, &model->held, held))
+            break;
+    }
+    if (i < n) {
+        r = held && held->eventfd ? fault_set(fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0) : -ENOMEM;
+        if (held)
+            free(held->eventfd);
+        free(held);
+        while (i-- > 0) {
+            held = held_find(model, names[i]);
+            RB_REMOVE(held_tree, &model->held, held);
+            free(held->eventfd); /* without its descriptor, which stays the caller's */
+            free(held);
+        }
+        return r;
+    }
+    for (i = 0; i < n; i++) {
+        struct site *site = site_find(model, SUBSYSTEM_NONE, names[i]);
+
+        held = held_find(model, names[i]);
+        fds[i] = -1;
+        life_init(model, &held->life, life, false);
+        model->counts.eventfds++;
+        model_tell(model, NOTICE_HELD, held->name, NULL, NULL, &held->owner);
+        if (site) {
+            held->site = site;
+            site->held = held;
+            site_touch(model, site);
+        }
+    }
+    model_settle(model);
+    return 0;
+}
+
+int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
+    struct fault *fault)
+{
+    struct held *held;
+
+    if (!name_is_valid(name))
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
+    held = held_find(model, name);
+    if (!held)
+        return fault_set(fault, FAULT_NO_SUCH_EVENTFD, name, NULL, NULL, 0);
+    if (!policy_allows(peer, &held->owner))
+        return fault_set(fault, FAULT_PERMISSION, name, NULL, NULL, 0);
+    *ret_held = held;
+    return 0;
+}
+
+/* The end that has a held eventfd, or waits for it. Others' ends of that name are for others' eventfds. */
+static struct end *held_end(const struct held *held)
+{
+    struct end *end;
+
+    if (held->site)
+        RB_FOREACH (end, end_tree, &held->site->ends)
+            if (policy_collects(&held->owner, end->uid))
+                return end;
+    return NULL;
+}
+
+/* The name in front of /eoi; NULL: it is another kind of name. */
+static const char *eoi_name(const char *text, char name[static NAME_SIZE])
+{
+    size_t length = strlen(text);
+
+    if (length < 5 || length - 4 > NAME_LENGTH_MAX || strcmp(text + length - 4, "/eoi") != 0)
+        return NULL;
+    memcpy(name, text, length - 4);
+    name[length - 4] = '\0';
+    return name;
+}
+
+int model_claim(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
+    struct eventfd **ret_eventfd, struct fault *fault)
+{
+    char buffer[NAME_SIZE];
+    const char *of = eoi_name(name, buffer);
+    const struct end *end;
+    struct held *held;
+    int r;
+
+    r = model_held(model, peer, of ? of : name, &held, fault);
+    if (r)
+        return r;
+    end = held_end(held);
+    if (of && (!end || !end->link->resample || !end->link->acknowledged))
+        return fault_set(fault, FAULT_NO_SUCH_EVENTFD, name, NULL, NULL, 0);
+    model_tell(model, NOTICE_CLAIMED, name, NULL, NULL, &held->owner);
+    *ret_held = held;
+    *ret_eventfd = of ? end->link->resample : held->eventfd;
+    return 0;
+}
+
+const struct link *model_held_link(const struct peer *peer, const struct held *held)
+{
+    const struct end *end = held_end(held);
+
+    return end && end->link->acknowledged && policy_allows(peer, &end->link->owner) ? end->link : NULL;
+}
+
+/* The end of a held eventfd's lifetime: it leaves its link. */
+void held_drop(struct model *model, struct held *held, enum notice why)
+{
+    struct end *end;
+
+    life_end(model, &held->life);
+    RB_REMOVE(held_tree, &model->held, held);
+    model->counts.eventfds--;
+    if (held->site) {
+        end = held_end(held);
+        held->site->held = NULL;
+        if (end)
+            end_retire(model, end, why == NOTICE_EXPIRED ? "its lease has run out" : "it was released");
+    }
+    model_tell(model, why, held->name, NULL, NULL, &held->owner);
+    eventfd_unref(held->eventfd);
+    free(held);
+}
+
+int model_release(struct model *model, const struct peer *peer, const char *name, struct fault *fault)
+{
+    const struct link *link;
+    struct held *held;
+    int r;
+
+    r = model_held(model, peer, name, &held, fault);
+    if (r)
+        return r;
+    if (held_end(held)) {
+        link = model_held_link(peer, held);
+        return fault_set(fault, FAULT_IN_USE, name, link ? link->name : NULL, NULL, 0);
+    }
+    held_drop(model, held, NOTICE_RELEASED);
+    return 0;
+}
+
+int model_renew(
+    struct model *model, const struct peer *peer, const char *name, int64_t lease, struct fault *fault)
+{
+    struct held *held;
+    int r;
+
+    r = model_held(model, peer, name, &held, fault);
+    if (r)
+        return r;
+    if (held->life.lifetime != LIFETIME_LEASE)
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
+    life_renew(model, &held->life, lease);
+    return 0;
+}
+
+int model_signal(
+    struct model *model, const struct peer *peer, const char *name, int64_t count, struct fault *fault)
+{
+    struct held *held;
+    int r;
+
+    r = model_held(model, peer, name, &held, fault);
+    if (r)
+        return r;
+    if (count < 1)
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "count", 0);
+    r = evaio_add(model->aio, held->eventfd->fd, (uint64_t)count);
+    if (r == -EAGAIN)
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, name, NULL, "counter", INT64_MAX);
+    return r;
+}
+
+struct held *model_next_held(struct model *model, const char *name)
+{
+    struct held key, *held;
+
+    strcpy(key.name, name);
+    held = RB_NFIND(held_tree, &model->held, &key);
+    return held && strcmp(held->name, name) == 0 ? RB_NEXT(held_tree, &model->held, held) : held;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of src/model share among themselves. */
+#ifndef MODEL_PRIVATE_H
+#define MODEL_PRIVATE_H
+
+#include "base/cleanup.h"
+#include "model/model.h"
+
+RB_HEAD(held_tree, held);
+RB_HEAD(link_tree, link);
+RB_HEAD(agent_tree, agent);
+RB_HEAD(site_tree, site);
+RB_HEAD(eventfd_tree, eventfd);
+RB_HEAD(life_tree, life);
+
+RB_PROTOTYPE(held_tree, held, by_name, held_compare)
+RB_PROTOTYPE(link_tree, link, by_name, link_compare)
+RB_PROTOTYPE(agent_tree, agent, by_name, agent_compare)
+RB_PROTOTYPE(site_tree, site, by_name, site_compare)
+RB_PROTOTYPE(eventfd_tree, eventfd, by_id, eventfd_compare)
+RB_PROTOTYPE(offer_tree, offer, by_endpoint, offer_compare)
+RB_PROTOTYPE(life_tree, life, by_deadline, life_compare)
+RB_PROTOTYPE(end_tree, end, by_endpoint, end_compare)
+
+struct model {
+    const struct model_hooks *hooks;
+    void *userdata;
+    struct evaio *aio;
+    struct held_tree held;
+    struct link_tree links;
+    struct agent_tree agents;
+    struct site_tree sites;
+    struct eventfd_tree linked; /* those that a link has and whose id is known */
+    struct life_tree deadlines;
+    LIST_HEAD(, end) contenders; /* ends whose eventfd is in another link */
+    TAILQ_HEAD(, link) touched;  /* to be stepped by model_settle() */
+    LIST_HEAD(, agent) going;    /* agents that are leaving or lost */
+    struct model_counts counts;
+    uint64_t next_link; /* for names that are made up */
+};
+
+void model_tell(struct model *model, enum notice notice, const char *subject, const char *link,
+    const char *reason, const struct peer *owner);
+#define model_tell_link(model, notice, link, reason) \
+    model_tell(model, notice, (link)->name, (link)->name, reason, &(link)->owner)
+
+/*
+ * Steps the touched links until none is left. Every public call that touches one ends with this; nothing else
+ * frees a link or an agent, so that pointers to them are good until then.
+ */
+void model_settle(struct model *model);
+
+/* life.c */
+void life_init(struct model *model, struct life *life, const struct life_request *request, bool is_link);
+void life_renew(struct model *model, struct life *life, int64_t lease);
+void life_end(struct model *model, struct life *life);
+
+/* held.c */
+struct eventfd *eventfd_take(int fd); /* fd: consumed, unless NULL is returned */
+struct eventfd *eventfd_ref(struct eventfd *eventfd);
+struct eventfd *eventfd_unref(struct eventfd *eventfd);
+int eventfd_know(struct eventfd *eventfd);
+struct held *held_find(struct model *model, const char *name);
+void held_drop(struct model *model, struct held *held, enum notice why);
+
+/* site.c */
+int site_get(struct model *model, enum subsystem subsystem, const char *name, struct site **ret_site);
+struct site *site_find(struct model *model, enum subsystem subsystem, const char *name);
+void site_put(struct model *model, struct site *site);
+
+/* link.c */
+struct link *link_find(struct model *model, const char *name);
+void link_down(struct model *model, struct link *link, const char *reason);
+void link_dispose(struct model *model, struct link *link);
+void link_free(struct model *model, struct link *link);
+bool link_is_gone(const struct link *link);
+struct link *eventfd_user(struct model *model, const struct eventfd *eventfd);
+void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link);
+void eventfd_leave(struct model *model, struct link *link, struct eventfd *eventfd);
+const char *eventfd_unfit(const struct eventfd *eventfd, const struct link *link);
+int eventfd_make(struct eventfd **ret_eventfd);
+int link_make_eventfd(struct model *model, struct link *link, struct end *end);
+void end_set_eventfd(struct end *end, struct eventfd *eventfd);
+void end_set_reason(struct end *end, const char *reason);
+struct end *end_new(struct link *link, const struct endpoint *endpoint, bool producer, uid_t uid);
+void end_free(struct model *model, struct end *end);
+void end_remove(struct model *model, struct end *end);
+bool end_is_eventfd(const struct end *end);
+struct end *end_next_collision(const struct end *end, struct end *last);
+int end_place(
+    struct model *model, const struct peer *peer, struct job *job, struct end *end, struct fault *fault);
+bool end_may_use(struct model *model, const struct peer *peer, struct end *end);
+const char *end_complaint(const struct endpoint *endpoint, bool producer);
+
+/* step.c */
+void link_touch(struct model *model, struct link *link);
+void site_touch(struct model *model, struct site *site);
+void link_step(struct model *model, struct link *link);
+void end_retire(struct model *model, struct end *end, const char *reason);
+void end_repay(struct model *model, struct end *end, uint64_t most);
+
+/* job.c */
+enum job_kind {
+    JOB_CONNECT,
+    JOB_DISCONNECT,
+    JOB_PARK,
+    JOB_RESUME,
+    JOB_MOVE,
+    JOB_LEAVE,
+    JOB_AGENT, /* Detach and Withdraw */
+};
+
+/* A call that waits for agents. */
+struct job {
+    enum job_kind kind;
+    TAILQ_HEAD(, link) links; /* none where it is an agent's */
+    size_t n_links, n_busy;
+    struct fault fault; /* code 0: none */
+    job_done done;      /* NULL: forsaken */
+    void *userdata;
+    TAILQ_ENTRY(job) in_agent;
+};
+
+struct job *job_new(enum job_kind kind, job_done done, void *userdata);
+void job_add(struct job *job, struct link *link);
+void job_remove(struct model *model, struct link *link);
+void job_fail(struct model *model, struct job *job, enum fault_code code, const char *subject,
+    const char *other, const char *reason, int64_t number);
+void job_finish(struct model *model, struct job *job);
+
+/* agent.c */
+struct agent *end_owner(const struct end *end);
+void agent_queue(struct end *end, enum op op);
+void agents_go(struct model *model);
+void end_set_agent(struct end *end, struct agent *agent);
+
+#endif

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A client's connection: see connection.h. */
+#include "service/connection.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "service/method.h"
+#include "service/monitor.h"
+#include "wire/socket.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* While more than this waits to be sent, nothing is read and no stream goes on. */
+#define OUT_HIGH ((size_t)256 * 1024)
+
+/* Receives, and objects of lists, in one callback: others are waiting. */
+#define RECEIVES_MAX 64
+#define STREAM_MAX 32
+
+static void end_call(struct connection *connection)
+{
+    varlink_call_clear(&connection->call);
+    fdset_clear(&connection->fds);
+    connection->fds_lost = false;
+    connection->job = NULL;
+    connection->stream = NULL;
+    if (connection->monitor)
+        monitor_free(connection->monitor);
+    connection->monitor = NULL;
+}
+
+static void fail(struct connection *connection, const char *what, int r)
+{
+    if (!connection->failed)
+        log_info("closing the connection of pid %d, uid %u: %s: %s", (int)connection->peer.pid,
+            (unsigned)connection->peer.uid, what, strerror(-r));
+    connection->failed = true;
+}
+
+static void put_reply(struct connection *connection, json_t *parameters, bool continues, int fd)
+{
+    struct fdset fds = FDSET_EMPTY;
+    int r = -ENOMEM;
+
+    if (parameters && !connection->call.oneway) {
+        r = fd >= 0 ? fdset_adopt(&fds, &fd, 1) : 0;
+        if (r >= 0)
+            r = varlink_reply_write(&connection->out, parameters, continues, &fds);
+    } else {
+        fd_close(fd);
+        r = parameters ? 0 : -ENOMEM;
+    }
+    json_decref(parameters);
+    if (r < 0)
+        fail(connection, "cannot make a reply", r);
+}
+
+void connection_reply_fd(struct connection *connection, json_t *parameters, int fd)
+{
+    put_reply(connection, parameters, false, fd);
+    end_call(connection);
+}
+
+void connection_reply(struct connection *connection, json_t *parameters)
+{
+    connection_reply_fd(connection, parameters, -1);
+}
+
+void connection_stream_reply(struct connection *connection, json_t *parameters)
+{
+    put_reply(connection, parameters, true, -1);
+}
+
+void connection_error(struct connection *connection, const char *error, json_t *parameters)
+{
+    int r = 0;
+
+    if (!connection->call.oneway)
+        r = varlink_error_write(&connection->out, error, parameters);
+    json_decref(parameters);
+    if (r < 0)
+        fail(connection, "cannot make an error", r);
+    end_call(connection);
+}
+
+/* One frame: a call. */
+static void take_frame(struct connection *connection, struct frame *frame)
+{
+    int r;
+
+    connection->fds = fdset_take(&frame->fds);
+    connection->fds_lost = frame->fds_lost;
+    r = varlink_call_parse(frame->text, frame->length, &connection->call);
+    if (r < 0) {
+        fail(connection, "a malformed call", r);
+        return;
+    }
+    method_call(connection);
+}
+
+static bool is_full(const struct connection *connection)
+{
+    return frame_out_pending(&connection->out) > OUT_HIGH;
+}
+
+/* Serves what has come in, as far as that goes now. */
+static void serve(struct connection *connection)
+{
+    struct frame frame;
+    int streamed = 0;
+
+    for (;;) {
+        if (connection->failed || is_full(connection))
+            return;
+        if (connection->stream) {
+            if (streamed++ == STREAM_MAX) {
+                connection_resume(connection);
+                return;
+            }
+            connection->stream(connection);
+            continue;
+        }
+        if (connection->call.root || frame_in_next(&connection->in, &frame) == 0)
+            return;
+        take_frame(connection, &frame);
+    }
+}
+
+/* Waits for what can happen next; a connection that nothing can happen to any more is closed. */
+static void watch(struct connection *connection)
+{
+    bool sending = frame_out_pending(&connection->out) > 0;
+    /* Of a subscriber we have to know when it hangs up. */
+    bool reading =
+        !connection->finished && (!connection->call.root || connection->monitor) && !is_full(connection);
+    int r = 0;
+
+    if (connection->finished && !connection->call.root && !sending) {
+        connection->failed = true;
+        return;
+    }
+    r |= reading ? event_add(connection->readable, NULL) : event_del(connection->readable);
+    r |= sending ? event_add(connection->writable, NULL) : event_del(connection->writable);
+    if (r < 0)
+        fail(connection, "cannot watch its socket", -ENOMEM);
+}
+
+/* The client sends no more. A subscriber that only shut its side down still listens: who hung up does not. */
+static void hang_up(struct connection *connection)
+{
+    struct pollfd poll_fd = { .fd = connection->fd };
+
+    connection->finished = true;
+    if (connection->monitor && poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & POLLHUP)
+        connection->failed = true;
+}
+
+/* Serves, receives and sends until there is nothing to do or somebody else's turn. Frees what has failed. */
+static void advance(struct connection *connection)
+{
+    struct server *server = connection->server;
+    int r;
+
+    for (int i = 0; i < RECEIVES_MAX && !connection->failed; i++) {
+        serve(connection);
+        if (connection->failed || connection->finished || is_full(connection) ||
+            (connection->call.root && !connection->monitor))
+            break;
+        r = socket_receive(connection->fd, &connection->in);
+        if (r == 0)
+            hang_up(connection);
+        else if (r == -EAGAIN)
+            break;
+        else if (r < 0)
+            fail(connection, "cannot receive", r);
+    }
+    if (!connection->failed || frame_out_pending(&connection->out) > 0) {
+        r = socket_send(connection->fd, &connection->out);
+        if (r < 0 && r != -EAGAIN && !connection->failed)
+            fail(connection, "cannot send", r);
+        if (r == 0 && connection->monitor)
+            monitor_drained(connection->monitor);
+    }
+    if (!connection->failed)
+        watch(connection);
+    if (connection->failed)
+        connection_free(connection);
+    server_arm(server);
+}
+
+static void on_event(evutil_socket_t fd, short what, void *userdata)
+{
+    (void)fd;
+    (void)what;
+    advance(userdata);
+}
+
+void connection_resume(struct connection *connection)
+{
+    /* Through the loop: whoever answered is in the middle of something. */
+    event_active(connection->again, EV_TIMEOUT, 0);
+}
+
+int connection_new(struct server *server, int fd)
+{
+    struct connection *connection = calloc(1, sizeof(*connection));
+    struct ucred credentials;
+    socklen_t length = sizeof(credentials);
+    const int off = 0;
+    int r;
+
+    if (!connection) {
+        fd_close(fd);
+        return -ENOMEM;
+    }
+    connection->server = server;
+    connection->fd = fd;
+    LIST_INSERT_HEAD(&server->connections, connection, in_server);
+    server->n_connections++;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0) {
+        r = -errno;
+        goto fail;
+    }
+    connection->peer = (struct peer){ credentials.uid, credentials.gid, credentials.pid };
+    /* A listening socket may have it on: credentials in the control data are not asked for. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
+#ifdef SO_PASSPIDFD
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof(off));
+#endif
+    connection->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_event, connection);
+    connection->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_event, connection);
+    connection->again = event_new(server->base, -1, 0, on_event, connection);
+    if (!connection->readable || !connection->writable || !connection->again ||
+        event_add(connection->readable, NULL) < 0) {
+        r = -ENOMEM;
+        goto fail;
+    }
+    return 0;
+
+fail:
+    connection_free(connection);
+    return r;
+}
+
+struct connection *connection_free(struct connection *connection)
+{
+    struct server *server = connection->server;
+
+    if (connection->job)
+        job_forsake(connection->job);
+    if (connection->readable)
+        event_free(connection->readable);
+    if (connection->writable)
+        event_free(connection->writable);
+    if (connection->again)
+        event_free(connection->again);
+    end_call(connection);
+    frame_in_clear(&connection->in);
+    frame_out_clear(&connection->out);
+    fd_close(connection->fd);
+    LIST_REMOVE(connection, in_server);
+    server->n_connections--;
+    model_cut(server->model, &connection->lifeline);
+    free(connection);
+    return NULL;
+}

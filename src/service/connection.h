@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A client's connection: frames in, one call at a time, replies out in order. While a call is open (it waits
+ * for agents, or its list is being streamed) the next one waits in the socket.
+ */
+#ifndef SERVICE_CONNECTION_H
+#define SERVICE_CONNECTION_H
+
+#include "service/server.h"
+#include "wire/frame.h"
+#include "wire/varlink.h"
+
+struct connection {
+    struct server *server;
+    int fd;
+    struct peer peer;
+    struct lifeline lifeline; /* what ends with it */
+    struct frame_in in;
+    struct frame_out out;
+    struct event *readable, *writable, *again;
+    bool finished; /* the client sends no more */
+    bool failed;   /* to be closed when the callback unwinds */
+    /* The open call, if call.root is set. */
+    struct varlink_call call;
+    struct fdset fds; /* that came with it: a handler steals what it keeps */
+    bool fds_lost;
+    struct job *job; /* that it waits for; NULL: none */
+    void (*stream)(
+        struct connection *connection); /* makes the next reply of a list; the last ends the call */
+    char cursor[NAME_SIZE];             /* the stream's last name */
+    const char *match, *group;
+    struct monitor *monitor; /* the call is a subscription; NULL: it is not */
+    LIST_ENTRY(connection) in_server;
+};
+
+/* fd: consumed, also on failure. */
+int connection_new(struct server *server, int fd);
+struct connection *connection_free(struct connection *connection);
+
+/*
+ * Answer the open call: with parameters (consumed; NULL: none could be made, which closes the connection),
+ * with a descriptor (consumed), with one of several replies, with an error. All but connection_stream_reply()
+ * end the call. A oneway call is answered with silence.
+ */
+void connection_reply(struct connection *connection, json_t *parameters);
+void connection_reply_fd(struct connection *connection, json_t *parameters, int fd);
+void connection_stream_reply(struct connection *connection, json_t *parameters);
+void connection_error(struct connection *connection, const char *error, json_t *parameters);
+
+/* After an answer that did not come from the connection's own callback: sends it, and goes on reading. */
+void connection_resume(struct connection *connection);
+
+#endif

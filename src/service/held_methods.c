@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The methods on held eventfds, and Status. */
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "service/method.h"
+#include "service/show.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct hold_parameters {
+    const char *name;
+    struct opt_int index;
+    struct opt_bool semaphore;
+    struct life_parameters life;
+};
+
+static const struct field hold_fields[] = {
+    { "name", FIELD_STRING, offsetof(struct hold_parameters, name), FIELD_REQUIRED },
+    { "fileDescriptorIndex", FIELD_INT, offsetof(struct hold_parameters, index), 0 },
+    { "semaphore", FIELD_OPT_BOOL, offsetof(struct hold_parameters, semaphore), 0 },
+    { "lifetime", FIELD_STRING, offsetof(struct hold_parameters, life.lifetime), 0 },
+    { "leaseSeconds", FIELD_INT, offsetof(struct hold_parameters, life.lease), 0 },
+    FIELDS_END,
+};
+
+static int hold(struct connection *connection, const void *parameters)
+{
+    const struct hold_parameters *p = parameters;
+    struct model *model = connection->server->model;
+    CLEANUP(fd_closep) int fd = -1;
+    struct life_request life;
+    struct eventfd_info info;
+    struct fault fault;
+    struct held *held;
+    int r;
+
+    if (method_life(connection, &p->life, false, &life) == 0)
+        return 0;
+    r = model_may_hold(model, &p->name, 1, &fault);
+    if (r)
+        return method_result(connection, r, &fault);
+    if (p->index.set) {
+        fd = p->index.value < 0 ? -1 : fdset_steal(&connection->fds, (size_t)p->index.value);
+        if (evaio_is_eventfd(connection->server->aio, fd) != 1)
+            return method_not_an_eventfd(connection, p->index.value);
+        if (p->semaphore.set && (eventfd_info(fd, &info) < 0 || info.semaphore != p->semaphore.value))
+            return method_invalid(connection, "semaphore");
+    } else {
+        fd = eventfd_create(p->semaphore.value);
+        if (fd < 0)
+            return fd;
+    }
+    r = model_hold(model, &connection->peer, &p->name, &fd, 1, &life, &fault);
+    if (r)
+        return method_result(connection, r, &fault);
+    r = model_held(model, &connection->peer, p->name, &held, &fault);
+    if (r)
+        return method_result(connection, r, &fault);
+    connection_reply(connection, json_pack("{s:o}", "eventfd", show_eventfd(&connection->peer, held, false)));
+    return 0;
+}
+
+struct hold_many_parameters {
+    json_t *names;
+    struct life_parameters life;
+};
+
+static const struct field hold_many_fields[] = {
+    { "names", FIELD_STRINGS, offsetof(struct hold_many_parameters, names), FIELD_REQUIRED },
+    { "lifetime", FIELD_STRING, offsetof(struct hold_many_parameters, life.lifetime), 0 },
+    { "leaseSeconds", FIELD_INT, offsetof(struct hold_many_parameters, life.lease), 0 },
+    FIELDS_END,
+};
+
+static int hold_many(struct connection *connection, const void *parameters)
+{
+    const struct hold_many_parameters *p = parameters;
+    struct model *model = connection->server->model;
+    const char *names[FRAME_MAX_FDS];
+    size_t n = json_array_size(p->names), bad = n;
+    int fds[FRAME_MAX_FDS], r;
+    struct life_request life;
+    struct fault fault;
+
+    if (n == 0 || n > FRAME_MAX_FDS)
+        return method_invalid(connection, "names");
+    if (connection->fds.n > n && !connection->fds_lost)
+        return method_invalid(connection, "names");
+    if (method_life(connection, &p->life, false, &life) == 0)
+        return 0;
+    for (size_t i = 0; i < n; i++)
+        names[i] = json_string_value(json_array_get(p->names, i));
+    r = model_may_hold(model, names, n, &fault);
+    if (r == FAULT_INVALID)
+        return method_invalid(connection, "names");
+    if (r)
+        return method_result(connection, r, &fault);
+    for (size_t i = 0; i < n; i++) {
+        fds[i] = fdset_steal(&connection->fds, i);
+        if (evaio_is_eventfd(connection->server->aio, fds[i]) != 1 && bad == n)
+            bad = i;
+    }
+    if (bad < n) {
+        /* A name that is there twice is told first. */
+        for (size_t i = 0; i < n; i++)
+            for (size_t k = 0; k < i; k++)
+                if (strcmp(names[i], names[k]) == 0) {
+                    r = method_result(
+                        connection, fault_set(&fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0), &fault);
+                    goto close;
+                }
+        r = method_not_an_eventfd(connection, (int64_t)bad);
+        goto close;
+    }
+    r = method_result(connection, model_hold(model, &connection->peer, names, fds, n, &life, &fault), &fault);
+    if (r == 0 && connection->call.root)
+        connection_reply(connection, json_object());
+
+close:
+    for (size_t i = 0; i < n; i++)
+        fd_close(fds[i]);
+    return r < 0 ? r : 0;
+}
+
+static int claim(struct connection *connection, const void *parameters)
+{
+    const struct name_parameters *p = parameters;
+    struct model *model = connection->server->model;
+    struct fault fault;
+    struct eventfd *eventfd;
+    struct held *held;
+    int r, fd;
+
+    r = model_claim(model, &connection->peer, p->name, &held, &eventfd, &fault);
+    if (r)
+        return method_result(connection, r, &fault);
+    fd = fd_dup(eventfd->fd);
+    if (fd < 0)
+        return fd;
+    connection_reply_fd(connection,
+        json_pack("{s:o, s:i}", "eventfd",
+            eventfd == held->eventfd ? show_eventfd(&connection->peer, held, false)
+                                     : show_eoi(&connection->peer, held),
+            "fileDescriptorIndex", 0),
+        fd);
+    return 0;
+}
+
+static int done(struct connection *connection, int r, const struct fault *fault)
+{
+    if (r)
+        return method_result(connection, r, fault);
+    connection_reply(connection, json_object());
+    return 0;
+}
+
+static int release(struct connection *connection, const void *parameters)
+{
+    const struct name_parameters *p = parameters;
+    struct fault fault;
+
+    return done(
+        connection, model_release(connection->server->model, &connection->peer, p->name, &fault), &fault);
+}
+
+struct renew_parameters {
+    const char *name, *link;
+    struct opt_int lease;
+};
+
+static const struct field renew_fields[] = {
+    { "name", FIELD_STRING, offsetof(struct renew_parameters, name), 0 },
+    { "link", FIELD_STRING, offsetof(struct renew_parameters, link), 0 },
+    { "leaseSeconds", FIELD_INT, offsetof(struct renew_parameters, lease), FIELD_REQUIRED },
+    FIELDS_END,
+};
+
+static int renew(struct connection *connection, const void *parameters)
+{
+    const struct renew_parameters *p = parameters;
+    struct model *model = connection->server->model;
+    struct fault fault;
+
+    if (!p->name == !p->link)
+        return method_invalid(connection, "name");
+    if (p->lease.value < 1)
+        return method_invalid(connection, "leaseSeconds");
+    return done(connection,
+        p->name ? model_renew(model, &connection->peer, p->name, p->lease.value, &fault)
+                : model_renew_link(model, &connection->peer, p->link, p->lease.value, &fault),
+        &fault);
+}
+
+struct signal_parameters {
+    const char *name;
+    struct opt_int count;
+};
+
+static const struct field signal_fields[] = {
+    { "name", FIELD_STRING, offsetof(struct signal_parameters, name), FIELD_REQUIRED },
+    { "count", FIELD_INT, offsetof(struct signal_parameters, count), 0 },
+    FIELDS_END,
+};
+
+static int signal_held(struct connection *connection, const void *parameters)
+{
+    const struct signal_parameters *p = parameters;
+    int64_t count = p->count.set ? p->count.value : 1;
+    struct fault fault;
+
+    return done(connection,
+        model_signal(connection->server->model, &connection->peer, p->name, count, &fault), &fault);
+}
+
+static int status(struct connection *connection, const void *parameters)
+{
+    struct server *server = connection->server;
+    struct model_counts counts = model_count(server->model);
+
+    (void)parameters;
+    connection_reply(connection,
+        json_pack("{s:s, s:I, s:b, s:i, s:i, s:I, s:I, s:I, s:I}", "version", PACKAGE_VERSION, "startedAt",
+            (json_int_t)server->started_at, "durable", 0, "restoredEventfds", 0, "restoredLinks", 0,
+            "eventfds", (json_int_t)counts.eventfds, "links", (json_int_t)counts.links, "agents",
+            (json_int_t)counts.agents, "connections", (json_int_t)server->n_connections));
+    return 0;
+}
+
+const struct method held_methods[] = {
+    { "Hold", hold, hold_fields, false },
+    { "HoldMany", hold_many, hold_many_fields, false },
+    { "Claim", claim, method_name_fields, false },
+    { "Renew", renew, renew_fields, false },
+    { "Release", release, method_name_fields, false },
+    { "Signal", signal_held, signal_fields, false },
+    { "Status", status, NULL, false },
+    { NULL, NULL, NULL, false },
+};

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The methods on links. */
+#include "base/cleanup.h"
+#include "service/method.h"
+#include "service/show.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* The most links of one ConnectMany. */
+#define LINKS_MAX 1024
+
+struct spec_parameters {
+    const char *name, *group;
+    json_t *producers, *consumers, *labels;
+};
+
+#define SPEC_FIELDS(type, spec)                                                         \
+    { "name", FIELD_STRING, offsetof(type, spec name), 0 },                             \
+        { "producers", FIELD_STRINGS, offsetof(type, spec producers), FIELD_REQUIRED }, \
+        { "consumers", FIELD_STRINGS, offsetof(type, spec consumers), FIELD_REQUIRED }, \
+        { "group", FIELD_STRING, offsetof(type, spec group), 0 },                       \
+    {                                                                                   \
+        "labels", FIELD_DICT, offsetof(type, spec labels), 0                            \
+    }
+
+static const char **put_strings(const char **to, json_t *array)
+{
+    json_t *item;
+    size_t i;
+
+    json_array_foreach (array, i, item)
+        *to++ = json_string_value(item);
+    return to;
+}
+
+/* Points a request to what is in the call's JSON; *ret_strings is the array that it points through. */
+static int make_request(
+    const struct spec_parameters *spec, struct link_request *ret_request, const char ***ret_strings)
+{
+    struct link_request request = {
+        .name = spec->name,
+        .group = spec->group,
+        .n_producers = json_array_size(spec->producers),
+        .n_consumers = json_array_size(spec->consumers),
+        .n_labels = json_object_size(spec->labels),
+    };
+    const char **strings, **to, *key;
+    json_t *value;
+
+    strings = calloc(request.n_producers + request.n_consumers + 2 * request.n_labels + 1, sizeof(*strings));
+    if (!strings)
+        return -ENOMEM;
+    request.producers = to = strings;
+    request.consumers = to = put_strings(to, spec->producers);
+    request.labels = to = put_strings(to, spec->consumers);
+    json_object_foreach (spec->labels, key, value) {
+        *to++ = key;
+        *to++ = json_string_value(value);
+    }
+    *ret_request = request;
+    *ret_strings = strings;
+    return 0;
+}
+
+/* Whether the open call is of a method that answers with one link, not with several. */
+static bool tells_one(const struct connection *connection)
+{
+    const char *name = strrchr(connection->call.method, '.');
+
+    return strcmp(name, ".Connect") == 0 || strcmp(name, ".Move") == 0;
+}
+
+static void on_links(void *userdata, int r, const struct fault *fault, struct link *const *links, size_t n)
+{
+    struct connection *connection = userdata;
+    json_t *parameters = NULL, *array;
+
+    if (r) {
+        if (method_fault(connection, fault) < 0)
+            connection->failed = true;
+    } else if (links && tells_one(connection)) {
+        connection_reply(connection, json_pack("{s:o}", "link", show_link(links[0])));
+    } else {
+        array = json_array();
+        for (size_t i = 0; links && i < n; i++)
+            if (json_array_append_new(array, show_link(links[i])) < 0)
+                break;
+        if (links && json_array_size(array) == n)
+            parameters = json_pack("{s:O}", "links", array);
+        json_decref(array);
+        connection_reply(connection, parameters);
+    }
+    method_job_ended(connection);
+}
+
+struct connect_parameters {
+    struct spec_parameters spec;
+    struct opt_bool wait;
+    struct life_parameters life;
+};
+
+static const struct field connect_fields[] = {
+    SPEC_FIELDS(struct connect_parameters, spec.),
+    { "wait", FIELD_OPT_BOOL, offsetof(struct connect_parameters, wait), 0 },
+    { "lifetime", FIELD_STRING, offsetof(struct connect_parameters, life.lifetime), 0 },
+    { "leaseSeconds", FIELD_INT, offsetof(struct connect_parameters, life.lease), 0 },
+    FIELDS_END,
+};
+
+static int connect_one(struct connection *connection, const void *parameters)
+{
+    const struct connect_parameters *p = parameters;
+    CLEANUP(freep) const char **strings = NULL;
+    struct link_request request;
+    struct life_request life;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    if (method_life(connection, &p->life, true, &life) == 0)
+        return 0;
+    r = make_request(&p->spec, &request, &strings);
+    if (r < 0)
+        return r;
+    r = model_connect(connection->server->model, &connection->peer, &request, 1,
+        !p->wait.set || p->wait.value, &life, on_links, connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+struct connect_many_parameters {
+    json_t *links;
+    struct opt_bool wait;
+    struct life_parameters life;
+};
+
+static const struct field connect_many_fields[] = {
+    { "links", FIELD_OBJECTS, offsetof(struct connect_many_parameters, links), FIELD_REQUIRED },
+    { "wait", FIELD_OPT_BOOL, offsetof(struct connect_many_parameters, wait), 0 },
+    { "lifetime", FIELD_STRING, offsetof(struct connect_many_parameters, life.lifetime), 0 },
+    { "leaseSeconds", FIELD_INT, offsetof(struct connect_many_parameters, life.lease), 0 },
+    FIELDS_END,
+};
+
+static const struct field spec_fields[] = {
+    SPEC_FIELDS(struct spec_parameters, ),
+    FIELDS_END,
+};
+
+static int connect_many(struct connection *connection, const void *parameters)
+{
+    const struct connect_many_parameters *p = parameters;
+    size_t n = json_array_size(p->links), made = 0;
+    struct link_request *requests;
+    struct life_request life;
+    const char ***strings, *bad;
+    struct fault fault;
+    struct job *job;
+    int r = 0;
+
+    if (n == 0 || n > LINKS_MAX)
+        return method_invalid(connection, "links");
+    if (method_life(connection, &p->life, true, &life) == 0)
+        return 0;
+    requests = calloc(n, sizeof(*requests));
+    strings = calloc(n, sizeof(*strings));
+    for (; requests && strings && made < n; made++) {
+        struct spec_parameters spec = { 0 };
+
+        if (fields_decode(json_array_get(p->links, made), spec_fields, FIELDS_STRICT, &spec, &bad) < 0) {
+            r = method_invalid(connection, bad);
+            break;
+        }
+        r = make_request(&spec, &requests[made], &strings[made]);
+        if (r < 0)
+            break;
+    }
+    if (!requests || !strings)
+        r = -ENOMEM;
+    if (made == n) {
+        r = model_connect(connection->server->model, &connection->peer, requests, n,
+            !p->wait.set || p->wait.value, &life, on_links, connection, &job, &fault);
+        r = method_job(connection, r, job, &fault);
+    }
+    while (made-- > 0)
+        free(strings[made]);
+    free(strings);
+    free(requests);
+    return r;
+}
+
+struct name_or_group {
+    const char *name, *group;
+};
+
+static const struct field name_or_group_fields[] = {
+    { "name", FIELD_STRING, offsetof(struct name_or_group, name), 0 },
+    { "group", FIELD_STRING, offsetof(struct name_or_group, group), 0 },
+    FIELDS_END,
+};
+
+static int disconnect(struct connection *connection, const void *parameters)
+{
+    const struct name_or_group *p = parameters;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    r = model_disconnect(connection->server->model, &connection->peer, p->name, p->group, method_job_done,
+        connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+static int park(struct connection *connection, const void *parameters)
+{
+    const struct name_or_group *p = parameters;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    r = model_park(
+        connection->server->model, &connection->peer, p->name, p->group, on_links, connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+static int resume(struct connection *connection, const void *parameters)
+{
+    const struct name_or_group *p = parameters;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    r = model_resume(
+        connection->server->model, &connection->peer, p->name, p->group, on_links, connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+struct move_parameters {
+    const char *name, *from, *to;
+};
+
+static const struct field move_fields[] = {
+    { "name", FIELD_STRING, offsetof(struct move_parameters, name), FIELD_REQUIRED },
+    { "from", FIELD_STRING, offsetof(struct move_parameters, from), FIELD_REQUIRED },
+    { "to", FIELD_STRING, offsetof(struct move_parameters, to), FIELD_REQUIRED },
+    FIELDS_END,
+};
+
+static int move(struct connection *connection, const void *parameters)
+{
+    const struct move_parameters *p = parameters;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    r = model_move(connection->server->model, &connection->peer, p->name, p->from, p->to, on_links,
+        connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+struct leave_parameters {
+    const char *endpoint, *reason;
+};
+
+static const struct field leave_fields[] = {
+    { "endpoint", FIELD_STRING, offsetof(struct leave_parameters, endpoint), FIELD_REQUIRED },
+    { "reason", FIELD_STRING, offsetof(struct leave_parameters, reason), 0 },
+    FIELDS_END,
+};
+
+static int leave(struct connection *connection, const void *parameters)
+{
+    const struct leave_parameters *p = parameters;
+    struct fault fault;
+    struct job *job;
+    int r;
+
+    if (p->reason && strlen(p->reason) > METHOD_REASON_MAX)
+        return method_invalid(connection, "reason");
+    r = model_leave(connection->server->model, &connection->peer, p->endpoint, p->reason, method_job_done,
+        connection, &job, &fault);
+    return method_job(connection, r, job, &fault);
+}
+
+const struct method link_methods[] = {
+    { "Connect", connect_one, connect_fields, false },
+    { "ConnectMany", connect_many, connect_many_fields, false },
+    { "Disconnect", disconnect, name_or_group_fields, false },
+    { "Park", park, name_or_group_fields, false },
+    { "Resume", resume, name_or_group_fields, false },
+    { "Move", move, move_fields, false },
+    { "Leave", leave, leave_fields, false },
+    { NULL, NULL, NULL, false },
+};

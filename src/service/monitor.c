@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Subscriptions to notices: see monitor.h. */
+#include "service/monitor.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "service/method.h"
+
+#include <errno.h>
+#include <fnmatch.h>
+#include <string.h>
+
+/* What may wait for one subscriber. */
+#define QUEUE_MAX ((size_t)128 * 1024)
+
+struct monitor {
+    struct connection *connection;
+    bool all;               /* no types were given */
+    bool wanted[N_NOTICES]; /* else these */
+    const char *match;      /* of the open call; NULL: everything */
+    int64_t lost;
+    LIST_ENTRY(monitor) in_server;
+};
+
+static bool is_wanted(const struct monitor *monitor, const struct news *news)
+{
+    if (!policy_allows(&monitor->connection->peer, news->owner) ||
+        (!monitor->all && !monitor->wanted[news->notice]))
+        return false;
+    return !monitor->match || fnmatch(monitor->match, news->subject, 0) == 0 ||
+           (news->link && fnmatch(monitor->match, news->link, 0) == 0);
+}
+
+static void put(struct monitor *monitor, json_t *notice)
+{
+    connection_stream_reply(monitor->connection, json_pack("{s:o*}", "notice", notice));
+    connection_resume(monitor->connection);
+}
+
+void monitor_news(struct server *server, const struct news *news)
+{
+    struct monitor *monitor;
+
+    LIST_FOREACH (monitor, &server->monitors, in_server) {
+        if (!is_wanted(monitor, news))
+            continue;
+        if (monitor->lost > 0 || frame_out_pending(&monitor->connection->out) > QUEUE_MAX) {
+            monitor->lost++;
+            continue;
+        }
+        put(monitor, json_pack("{s:s, s:I, s:s, s:s*, s:s*}", "type", notice_name(news->notice), "at",
+                         (json_int_t)clock_epoch(), "subject", news->subject, "link", news->link, "reason",
+                         news->reason));
+    }
+}
+
+void monitor_drained(struct monitor *monitor)
+{
+    if (monitor->lost == 0)
+        return;
+    put(monitor, json_pack("{s:s, s:I, s:s, s:I}", "type", "lost", "at", (json_int_t)clock_epoch(), "subject",
+                     "monitor", "count", (json_int_t)monitor->lost));
+    monitor->lost = 0;
+}
+
+void monitor_free(struct monitor *monitor)
+{
+    LIST_REMOVE(monitor, in_server);
+    free(monitor);
+}
+
+struct monitor_parameters {
+    json_t *types;
+    const char *match;
+};
+
+static const struct field monitor_fields[] = {
+    { "types", FIELD_STRINGS, offsetof(struct monitor_parameters, types), 0 },
+    { "match", FIELD_STRING, offsetof(struct monitor_parameters, match), 0 },
+    FIELDS_END,
+};
+
+/* A type that a newer or an older broker has is none of ours, and no error. */
+static void want(struct monitor *monitor, const char *type)
+{
+    for (size_t i = 0; i < N_NOTICES; i++)
+        if (strcmp(notice_name((enum notice)i), type) == 0)
+            monitor->wanted[i] = true;
+}
+
+static int subscribe(struct connection *connection, const void *parameters)
+{
+    const struct monitor_parameters *p = parameters;
+    struct monitor *monitor = calloc(1, sizeof(*monitor));
+    json_t *type;
+    size_t i;
+
+    if (!monitor)
+        return -ENOMEM;
+    monitor->connection = connection;
+    monitor->match = p->match;
+    monitor->all = !p->types;
+    json_array_foreach (p->types, i, type)
+        want(monitor, json_string_value(type));
+    LIST_INSERT_HEAD(&connection->server->monitors, monitor, in_server);
+    connection->monitor = monitor;
+    /* The subscription stands: what happens from now on is told. */
+    connection_stream_reply(connection, json_object());
+    return 0;
+}
+
+const struct method monitor_methods[] = {
+    { "Monitor", subscribe, monitor_fields, true },
+    { NULL, NULL, NULL, false },
+};

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The loop's part in relayed links: see relays.h. */
+#include "service/relays.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "relay/relay.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct source {
+    int fd; /* a duplicate, that nobody else closes while it is watched */
+    struct event *event;
+    struct relay *relay;
+};
+
+/* Of one link: its sources, and its destinations as of now. */
+struct relay {
+    struct server *server;
+    struct link *link;
+    size_t n_sources, n_destinations;
+    struct source *sources;
+    struct relay_destination *destinations;
+};
+
+static void pass(struct relay *relay, const struct source *source)
+{
+    int64_t moved = relay_pass(relay->server->aio, source->fd, relay->destinations, relay->n_destinations);
+
+    if (moved > 0)
+        model_forwarded(relay->link, (uint64_t)moved);
+}
+
+static void on_source(evutil_socket_t fd, short what, void *userdata)
+{
+    struct source *source = userdata;
+
+    (void)fd;
+    (void)what;
+    pass(source->relay, source);
+}
+
+static void clear(struct relay *relay)
+{
+    for (size_t i = 0; i < relay->n_sources; i++) {
+        event_free(relay->sources[i].event);
+        fd_close(relay->sources[i].fd);
+    }
+    free(relay->sources);
+    free(relay->destinations);
+    relay->sources = NULL;
+    relay->destinations = NULL;
+    relay->n_sources = relay->n_destinations = 0;
+}
+
+static bool watch(struct relay *relay, const struct eventfd *eventfd)
+{
+    struct source *source = &relay->sources[relay->n_sources];
+
+    source->relay = relay;
+    source->fd = fd_dup(eventfd->fd);
+    source->event = source->fd < 0
+                        ? NULL
+                        : event_new(relay->server->base, source->fd, EV_READ | EV_PERSIST, on_source, source);
+    if (source->event && event_add(source->event, NULL) == 0) {
+        relay->n_sources++;
+        return true;
+    }
+    if (source->event)
+        event_free(source->event);
+    fd_close(source->fd);
+    return false;
+}
+
+/* Whether an end's eventfd is watched already: producers that are no eventfd/ share one. */
+static bool is_first(const struct link *link, size_t index)
+{
+    for (size_t i = 0; i < index; i++)
+        if (link->ends[i]->producer && link->ends[i]->eventfd == link->ends[index]->eventfd)
+            return false;
+    return true;
+}
+
+static bool build(struct relay *relay)
+{
+    const struct link *link = relay->link;
+
+    relay->sources = calloc(link->n_ends, sizeof(*relay->sources));
+    relay->destinations = calloc(link->n_ends, sizeof(*relay->destinations));
+    if (!relay->sources || !relay->destinations)
+        return false;
+    for (size_t i = 0; i < link->n_ends; i++) {
+        struct end *end = link->ends[i];
+
+        if (end->producer || end->retiring)
+            continue;
+        relay->destinations[relay->n_destinations++] = (struct relay_destination){
+            .fd = end->eventfd ? end->eventfd->fd : -1,
+            .counts = end->endpoint.kind == ENDPOINT_EVENTFD,
+            .owed = &end->debt,
+        };
+    }
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->producer && link->ends[i]->eventfd && is_first(link, i) &&
+            !watch(relay, link->ends[i]->eventfd))
+            return false;
+    return true;
+}
+
+void relays_update(struct server *server, struct link *link, bool last)
+{
+    struct relay *relay = link->relay;
+
+    if (last) {
+        if (!relay)
+            return;
+        for (size_t i = 0; i < relay->n_sources; i++)
+            pass(relay, &relay->sources[i]);
+        clear(relay);
+        free(relay);
+        link->relay = NULL;
+        return;
+    }
+    if (!relay) {
+        relay = link->relay = calloc(1, sizeof(*relay));
+        if (!relay) {
+            log_error("link %s cannot be relayed: out of memory", link->name);
+            return;
+        }
+        relay->server = server;
+        relay->link = link;
+    }
+    clear(relay);
+    if (!build(relay)) {
+        log_error("link %s cannot be relayed in full: out of memory or descriptors", link->name);
+        link->reason = "the relay is out of memory or descriptors";
+    }
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* evlinkd as a whole: see server.h. */
+#include "service/server.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "service/connection.h"
+#include "service/monitor.h"
+#include "service/relays.h"
+#include "service/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+/* How long accepting rests where no descriptor is to be had. */
+#define ACCEPT_PAUSE 100000
+
+static void on_agent_ready(void *userdata, struct agent *agent)
+{
+    (void)userdata;
+    session_kick(agent->session);
+}
+
+static void on_agent_lost(void *userdata, struct agent *agent)
+{
+    (void)userdata;
+    session_close(agent->session);
+}
+
+static void on_agent_forgotten(void *userdata, struct agent *agent)
+{
+    (void)userdata;
+    session_free(agent->session);
+}
+
+static void on_news(void *userdata, const struct news *news)
+{
+    log_debug("%s: %s%s%s", news->subject, notice_name(news->notice), news->reason ? ": " : "",
+        news->reason ? news->reason : "");
+    monitor_news(userdata, news);
+}
+
+static void on_tell(void *userdata, struct agent *agent, const struct end *end, const struct news *news)
+{
+    (void)userdata;
+    session_tell(agent->session, end, news);
+}
+
+static void on_relay(void *userdata, struct link *link, bool last)
+{
+    relays_update(userdata, link, last);
+}
+
+static const struct model_hooks hooks = {
+    .agent_ready = on_agent_ready,
+    .agent_lost = on_agent_lost,
+    .agent_forgotten = on_agent_forgotten,
+    .news = on_news,
+    .tell = on_tell,
+    .relay = on_relay,
+};
+
+static void on_timer(evutil_socket_t fd, short what, void *userdata)
+{
+    struct server *server = userdata;
+
+    (void)fd;
+    (void)what;
+    server->armed = -1;
+    model_expire(server->model, clock_monotonic());
+    server_arm(server);
+}
+
+void server_arm(struct server *server)
+{
+    int64_t deadline = model_deadline(server->model), wait;
+    struct timeval interval;
+
+    if (deadline == server->armed)
+        return;
+    server->armed = deadline;
+    if (deadline < 0) {
+        (void)event_del(server->timer);
+        return;
+    }
+    wait = deadline - clock_monotonic();
+    /* The two clocks may differ: looked at again a little later rather than in a hurry. */
+    wait = wait > 0 ? wait + USEC_PER_MSEC : 0;
+    interval = (struct timeval){ .tv_sec = wait / USEC_PER_SEC, .tv_usec = wait % USEC_PER_SEC };
+    if (event_add(server->timer, &interval) < 0) {
+        log_error("cannot set the timer of leases: they run out later than they should");
+        server->armed = -1;
+    }
+}
+
+static void on_signal(evutil_socket_t number, short what, void *userdata)
+{
+    struct server *server = userdata;
+
+    (void)what;
+    log_info("got SIG%s: stopping", sigabbrev_np((int)number));
+    (void)event_base_loopbreak(server->base);
+}
+
+static void on_accept_again(evutil_socket_t fd, short what, void *userdata)
+{
+    struct server *server = userdata;
+
+    (void)fd;
+    (void)what;
+    (void)event_add(server->accept, NULL);
+}
+
+static void on_accept(evutil_socket_t listener, short what, void *userdata)
+{
+    const struct timeval pause = { .tv_usec = ACCEPT_PAUSE };
+    struct server *server = userdata;
+    int fd, r;
+
+    (void)what;
+    fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
+            return;
+        log_warning("cannot accept a connection: %s: trying again in 0.1 s", strerror(errno));
+        (void)event_del(server->accept);
+        (void)event_add(server->accept_again, &pause);
+        return;
+    }
+    r = connection_new(server, fd);
+    if (r < 0)
+        log_warning("cannot serve a connection, closed it: %s", strerror(-r));
+}
+
+static int take_lock(struct server *server)
+{
+    CLEANUP(freep) char *path = NULL;
+
+    if (asprintf(&path, "%s.lock", server->path) < 0) {
+        path = NULL;
+        return -ENOMEM;
+    }
+    server->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (server->lock < 0) {
+        int r = -errno;
+
+        log_error("cannot open the lock %s: %s", path, strerror(errno));
+        return r;
+    }
+    if (flock(server->lock, LOCK_EX | LOCK_NB) < 0) {
+        int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+
+        if (r == -EADDRINUSE)
+            log_error("another evlinkd serves %s: it has the lock %s", server->path, path);
+        else
+            log_error("cannot lock %s: %s", path, strerror(errno));
+        return r;
+    }
+    return 0;
+}
+
+static int listen_at(struct server *server)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct stat status;
+    int r;
+
+    if (strlen(server->path) >= sizeof(address.sun_path)) {
+        log_error(
+            "the socket's path is longer than %zu bytes: %s", sizeof(address.sun_path) - 1, server->path);
+        return -ENAMETOOLONG;
+    }
+    strcpy(address.sun_path, server->path);
+    r = take_lock(server);
+    if (r < 0)
+        return r;
+    /* With the lock, a socket that is there is a dead server's. Anything else is not ours to remove. */
+    if (lstat(server->path, &status) == 0) {
+        if (!S_ISSOCK(status.st_mode)) {
+            log_error("%s is there and is no socket: move it away, or give another --socket", server->path);
+            return -EEXIST;
+        }
+        (void)unlink(server->path);
+    }
+    server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    /* Whoever connects is known by credentials, and sees what is its own: so all may. */
+    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        chmod(server->path, 0666) < 0 || listen(server->listener, SOMAXCONN) < 0) {
+        r = -errno;
+        log_error("cannot listen at %s: %s", server->path, strerror(errno));
+        return r;
+    }
+    return 0;
+}
+
+static int make_events(struct server *server)
+{
+    static const int numbers[ARRAY_SIZE(server->signals)] = { SIGTERM, SIGINT };
+
+    server->base = event_base_new();
+    if (!server->base)
+        return -ENOMEM;
+    server->timer = evtimer_new(server->base, on_timer, server);
+    server->accept_again = evtimer_new(server->base, on_accept_again, server);
+    server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
+    if (!server->timer || !server->accept_again || !server->accept || event_add(server->accept, NULL) < 0)
+        return -ENOMEM;
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+        server->signals[i] = evsignal_new(server->base, numbers[i], on_signal, server);
+        if (!server->signals[i] || event_add(server->signals[i], NULL) < 0)
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+/* Held eventfds take descriptors: as many as we may have. */
+static void raise_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+            log_warning("cannot raise the limit of open files: %s", strerror(errno));
+    }
+}
+
+int server_new(const struct server_options *options, struct server **ret_server)
+{
+    struct server *server = calloc(1, sizeof(*server));
+    int r = -ENOMEM;
+
+    if (!server)
+        return -ENOMEM;
+    server->listener = server->lock = -1;
+    server->armed = -1;
+    server->agent_timeout = options->agent_timeout;
+    server->started_at = clock_epoch();
+    server->path = strdup(options->path);
+    if (!server->path)
+        goto fail;
+    raise_limit();
+    (void)signal(SIGPIPE, SIG_IGN);
+    r = listen_at(server);
+    if (r < 0)
+        goto fail;
+    r = evaio_new(&server->aio);
+    if (r < 0)
+        goto fail;
+    r = model_new(&hooks, server, server->aio, &server->model);
+    if (r < 0)
+        goto fail;
+    r = make_events(server);
+    if (r < 0)
+        goto fail;
+    *ret_server = server;
+    return 0;
+
+fail:
+    server_free(server);
+    return r;
+}
+
+int server_run(struct server *server)
+{
+    (void)sd_notify(0, "READY=1");
+    log_info("listening at %s", server->path);
+    if (event_base_dispatch(server->base) < 0)
+        return -EIO;
+    (void)sd_notify(0, "STOPPING=1");
+    return 0;
+}
+
+static void free_events(struct server *server)
+{
+    struct event *events[] = { server->timer, server->accept, server->accept_again, server->signals[0],
+        server->signals[1] };
+
+    for (size_t i = 0; i < ARRAY_SIZE(events); i++)
+        if (events[i])
+            event_free(events[i]);
+}
+
+struct server *server_free(struct server *server)
+{
+    struct connection *connection;
+
+    if (!server)
+        return NULL;
+    while ((connection = LIST_FIRST(&server->connections)))
+        connection_free(connection);
+    model_free(server->model); /* and with it the sessions */
+    free_events(server);
+    if (server->base)
+        event_base_free(server->base);
+    evaio_free(server->aio);
+    if (server->listener >= 0) {
+        (void)unlink(server->path);
+        fd_close(server->listener);
+    }
+    fd_close(server->lock);
+    free(server->path);
+    free(server);
+    return NULL;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * evlinkd as a whole: one event loop, a listening socket, connections, agents' sessions, and the model that
+ * they work on. Nothing in it blocks: callbacks read, advance and return.
+ */
+#ifndef SERVICE_SERVER_H
+#define SERVICE_SERVER_H
+
+#include "base/eventfd.h"
+#include "model/model.h"
+
+#include <bsd/sys/queue.h>
+#include <event2/event.h>
+#include <stdint.h>
+
+struct server {
+    struct event_base *base;
+    struct evaio *aio;
+    struct model *model;
+    LIST_HEAD(, connection) connections;
+    LIST_HEAD(, session) sessions;
+    LIST_HEAD(, monitor) monitors;
+    size_t n_connections;
+    int64_t started_at;    /* since the epoch */
+    int64_t agent_timeout; /* microseconds */
+    int64_t armed;         /* the deadline that the timer stands at; -1: none */
+    struct event *timer;
+    struct event *accept;
+    struct event *accept_again; /* where the descriptor table was full */
+    struct event *signals[2];
+    int listener;
+    int lock;
+    char *path;
+};
+
+struct server_options {
+    const char *path;      /* of the socket */
+    int64_t agent_timeout; /* microseconds */
+};
+
+/*
+ * Takes the lock PATH.lock, replaces a dead server's socket and listens. -EADDRINUSE where another server has
+ * the lock; what went wrong is logged.
+ */
+int server_new(const struct server_options *options, struct server **ret_server);
+
+/* Serves until SIGTERM or SIGINT. */
+int server_run(struct server *server);
+
+struct server *server_free(struct server *server);
+
+/* To be called after whatever may have changed a lease. */
+void server_arm(struct server *server);
+
+#endif

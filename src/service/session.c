@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The broker's side of an agent's socket: see session.h. */
+#include "service/session.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "wire/fields.h"
+#include "wire/socket.h"
+#include "wire/varlink.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a call to an agent takes at the most: it goes out whole, in one sendmsg(). */
+#define CALL_BYTES ((size_t)32 * 1024)
+
+/* What may wait for one that does not read, before its news is dropped. */
+#define TELL_BYTES ((size_t)64 * 1024)
+
+struct session {
+    struct server *server;
+    struct agent *agent; /* NULL: not bound yet */
+    int fd, pidfd;
+    bool dry; /* readable, yet nothing came */
+    struct frame_in in;
+    struct frame_out out;
+    struct event *readable, *writable, *death, *timeout, *kick;
+    enum op op;
+    size_t n_items; /* of the call in flight; 0: none */
+    LIST_ENTRY(session) in_server;
+};
+
+void session_close(struct session *session)
+{
+    struct event **events[] = { &session->readable, &session->writable, &session->timeout, &session->kick };
+
+    for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
+        if (*events[i])
+            event_free(*events[i]);
+        *events[i] = NULL;
+    }
+    frame_in_clear(&session->in);
+    frame_out_clear(&session->out);
+    session->fd = fd_close(session->fd);
+}
+
+/* The session may be freed when this returns. */
+static void lose(struct session *session, const char *reason)
+{
+    log_info("agent %s is lost: %s", session->agent->name, reason);
+    model_agent_lost(session->agent, reason);
+}
+
+/* Adds an item to the array, and its descriptors (borrowed) to the numbers. */
+static int put_item(json_t *array, const struct batch_item *item, int *numbers, size_t *n)
+{
+    char endpoint[ENDPOINT_SIZE];
+    json_t *json = json_pack("{s:s, s:I}", "endpoint", endpoint_format(item->endpoint, endpoint),
+        "fileDescriptorIndex", (json_int_t)*n);
+
+    numbers[(*n)++] = item->fd;
+    if (json && item->eventfd_id >= 0 &&
+        json_object_set_new(json, "eventfdId", json_integer(item->eventfd_id)) < 0)
+        goto fail;
+    if (json && item->resample >= 0) {
+        if (json_object_set_new(json, "resampleFileDescriptorIndex", json_integer((json_int_t)*n)) < 0)
+            goto fail;
+        numbers[(*n)++] = item->resample;
+    }
+    return json_array_append_new(array, json) < 0 ? -ENOMEM : 0;
+
+fail:
+    json_decref(json);
+    return -ENOMEM;
+}
+
+static int put_items(struct session *session, const struct batch_item *items, size_t n)
+{
+    json_auto_t *array = json_array(), *parameters = json_pack("{s:O}", "items", array);
+    int numbers[FRAME_MAX_FDS + 1], r;
+    struct fdset fds = FDSET_EMPTY;
+    size_t n_numbers = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        r = put_item(array, &items[i], numbers, &n_numbers);
+        if (r < 0)
+            return r;
+    }
+    if (!parameters)
+        return -ENOMEM;
+    r = fdset_dup(&fds, numbers, n_numbers);
+    if (r < 0)
+        return r;
+    return varlink_call_write(&session->out,
+        session->op == OP_PLUG ? "io.evlink.Agent.Plug" : "io.evlink.Agent.Unplug", parameters, 0, &fds);
+}
+
+static int send_out(struct session *session)
+{
+    const struct timeval retry = { .tv_usec = 50000 };
+    int r = socket_send(session->fd, &session->out);
+
+    if (r == -ETOOMANYREFS) {
+        /* Others' descriptors fill what this user may have under way: nothing of the frame went out. */
+        r = event_add(session->kick, &retry) < 0 ? -ENOMEM : 0;
+    } else if (r == -EAGAIN)
+        r = event_add(session->writable, NULL) < 0 ? -ENOMEM : 0;
+    else if (r == 0)
+        (void)event_del(session->writable);
+    return r;
+}
+
+/* Nothing of the call went out, for want of descriptors on this side: that is what its items failed with. */
+static void refuse_items(struct session *session, int error)
+{
+    int errors[FRAME_MAX_FDS];
+
+    for (size_t i = 0; i < session->n_items; i++)
+        errors[i] = error;
+    log_warning("cannot send agent %s its descriptors: %s", session->agent->name, strerror(error));
+    (void)event_del(session->timeout);
+    session->n_items = 0;
+    model_agent_results(session->agent, errors);
+}
+
+/* Makes a call of the next batch, unless one is in flight. */
+static void next_call(struct session *session)
+{
+    const struct timeval timeout = {
+        .tv_sec = session->server->agent_timeout / USEC_PER_SEC,
+        .tv_usec = session->server->agent_timeout % USEC_PER_SEC,
+    };
+    struct batch_item items[FRAME_MAX_FDS];
+    int r;
+
+    if (session->n_items > 0)
+        return;
+    session->n_items = model_agent_next(session->agent, items, FRAME_MAX_FDS, CALL_BYTES, &session->op);
+    if (session->n_items == 0)
+        return;
+    r = put_items(session, items, session->n_items);
+    if (r == -EMFILE || r == -ENFILE) {
+        refuse_items(session, -r);
+        return;
+    }
+    if (r >= 0)
+        r = event_add(session->timeout, &timeout) < 0 ? -ENOMEM : send_out(session);
+    if (r < 0)
+        lose(session, strerror(-r));
+}
+void session_tell(struct session *session, const struct end *end, const struct news *news)
+{
+    char endpoint[ENDPOINT_SIZE];
+    json_auto_t *parameters = NULL;
+
+    /* One that does not read hears no more news. */
+    if (session->fd < 0 || frame_out_pending(&session->out) > TELL_BYTES)
+        return;
+    parameters = json_pack("{s:s, s:s, s:s, s:s*}", "type", notice_name(news->notice), "endpoint",
+        endpoint_format(&end->endpoint, endpoint), "link", news->link, "reason", news->reason);
+    if (parameters &&
+        varlink_call_write(&session->out, "io.evlink.Agent.Notify", parameters, VARLINK_ONEWAY, NULL) >= 0)
+        session_kick(session);
+}
+
+struct result {
+    const char *endpoint, *name;
+    struct opt_int number;
+};
+
+/* Takes the answer apart: errors[i] for each item. -EPROTO where it is none to the call in flight. */
+static int read_results(struct session *session, struct frame *frame, int *errors)
+{
+    static const struct field results_fields[] = {
+        { "results", FIELD_OBJECTS, 0, FIELD_REQUIRED },
+        FIELDS_END,
+    };
+    static const struct field result_fields[] = {
+        { "endpoint", FIELD_STRING, offsetof(struct result, endpoint), FIELD_REQUIRED },
+        { "errno", FIELD_INT, offsetof(struct result, number), 0 },
+        { "errnoName", FIELD_STRING, offsetof(struct result, name), 0 },
+        FIELDS_END,
+    };
+    struct varlink_reply reply;
+    json_t *results = NULL;
+    const char *bad;
+    int r;
+
+    if (session->n_items == 0)
+        return -EPROTO;
+    r = varlink_reply_parse(frame->text, frame->length, &reply);
+    if (r < 0)
+        return r;
+    if (reply.error || reply.continues ||
+        fields_decode(reply.parameters, results_fields, FIELDS_LENIENT, &results, &bad) < 0 ||
+        json_array_size(results) != session->n_items)
+        r = -EPROTO;
+    for (size_t i = 0; r >= 0 && i < session->n_items; i++) {
+        struct result result = { 0 };
+
+        if (fields_decode(json_array_get(results, i), result_fields, FIELDS_LENIENT, &result, &bad) < 0 ||
+            (result.number.set && (result.number.value < 0 || result.number.value > 4095)) ||
+            !model_agent_asked(session->agent, i, result.endpoint))
+            r = -EPROTO;
+        errors[i] = (int)result.number.value;
+    }
+    varlink_reply_clear(&reply);
+    return r;
+}
+
+/* One frame of the agent's. The session may be freed when this returns. */
+static void take_frame(struct session *session, struct frame *frame)
+{
+    int errors[FRAME_MAX_FDS], r;
+
+    fdset_clear(&frame->fds); /* none is expected, none is kept */
+    /* One call, one answer: what stands behind it was not asked for. */
+    r = frame_in_idle(&session->in) ? read_results(session, frame, errors) : -EPROTO;
+    if (r < 0) {
+        lose(session, r == -ENOMEM ? "out of memory" : "its answer makes no sense");
+        return;
+    }
+    (void)event_del(session->timeout);
+    session->n_items = 0;
+    /* Kicked first: the model may forget the agent, and with it the session. */
+    session_kick(session);
+    model_agent_results(session->agent, errors);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *userdata)
+{
+    struct session *session = userdata;
+    struct frame frame;
+    int r;
+
+    (void)fd;
+    (void)what;
+    r = socket_receive(session->fd, &session->in);
+    if (r == -EAGAIN && !session->dry) {
+        session->dry = true;
+        return;
+    }
+    if (r <= 0) {
+        lose(session, r == 0 ? "it closed its socket" : strerror(-r));
+        return;
+    }
+    session->dry = false;
+    if (frame_in_next(&session->in, &frame) > 0)
+        take_frame(session, &frame);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *userdata)
+{
+    struct session *session = userdata;
+    int r;
+
+    (void)fd;
+    (void)what;
+    r = send_out(session);
+    if (r < 0)
+        lose(session, strerror(-r));
+}
+
+static void on_kick(evutil_socket_t fd, short what, void *userdata)
+{
+    struct session *session = userdata;
+    int r;
+
+    (void)fd;
+    (void)what;
+    r = frame_out_pending(&session->out) > 0 ? send_out(session) : 0;
+    if (r < 0)
+        lose(session, strerror(-r));
+    else
+        next_call(session);
+}
+
+static void on_timeout(evutil_socket_t fd, short what, void *userdata)
+{
+    struct session *session = userdata;
+
+    (void)fd;
+    (void)what;
+    log_warning("agent %s does not answer", session->agent->name);
+    model_agent_late(session->agent);
+}
+
+static void on_death(evutil_socket_t fd, short what, void *userdata)
+{
+    struct session *session = userdata;
+
+    (void)fd;
+    (void)what;
+    if (session->fd >= 0)
+        log_info("agent %s is lost: its process is dead", session->agent->name);
+    (void)event_del(session->death);
+    model_agent_dead(session->agent);
+}
+
+int session_new(struct server *server, int fd, int pidfd, struct session **ret_session)
+{
+    struct session *session = calloc(1, sizeof(*session));
+
+    if (!session) {
+        fd_close(fd);
+        fd_close(pidfd);
+        return -ENOMEM;
+    }
+    session->server = server;
+    session->fd = fd;
+    session->pidfd = pidfd;
+    session->in.limit = FRAME_REPLY_MAX; /* an agent's inventory may be long */
+    LIST_INSERT_HEAD(&server->sessions, session, in_server);
+    session->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, session);
+    session->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_writable, session);
+    session->timeout = evtimer_new(server->base, on_timeout, session);
+    session->kick = event_new(server->base, -1, 0, on_kick, session);
+    if (pidfd >= 0)
+        session->death = event_new(server->base, pidfd, EV_READ | EV_PERSIST, on_death, session);
+    if (!session->readable || !session->writable || !session->timeout || !session->kick ||
+        (pidfd >= 0 && !session->death) || event_add(session->readable, NULL) < 0 ||
+        (session->death && event_add(session->death, NULL) < 0)) {
+        session_free(session);
+        return -ENOMEM;
+    }
+    *ret_session = session;
+    return 0;
+}
+
+void session_bind(struct session *session, struct agent *agent)
+{
+    session->agent = agent;
+}
+
+void session_free(struct session *session)
+{
+    session_close(session);
+    if (session->death)
+        event_free(session->death);
+    fd_close(session->pidfd);
+    LIST_REMOVE(session, in_server);
+    free(session);
+}
+
+void session_kick(struct session *session)
+{
+    if (session->kick)
+        event_active(session->kick, EV_TIMEOUT, 0);
+}
+
+void session_check(struct session *session)
+{
+    struct pollfd poll_fd = { .fd = session->fd, .events = 0 };
+
+    if (session->fd >= 0 && poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & (POLLHUP | POLLERR))
+        lose(session, "it closed its socket");
+}

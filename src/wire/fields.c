@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A JSON object into a C struct by a table: see fields.h. */
+#include "wire/fields.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool all_are(json_t *array, json_type type)
+{
+    json_t *item;
+    size_t i;
+
+    if (!json_is_array(array))
+        return false;
+    json_array_foreach (array, i, item)
+        if (json_typeof(item) != type)
+            return false;
+    return true;
+}
+
+static bool all_members_are_strings(json_t *object)
+{
+    const char *key;
+    json_t *item;
+
+    if (!json_is_object(object))
+        return false;
+    json_object_foreach (object, key, item)
+        if (!json_is_string(item))
+            return false;
+    return true;
+}
+
+static bool decode(json_t *json, const struct field *field, void *out)
+{
+    void *place = (char *)out + field->offset;
+
+    switch (field->type) {
+    case FIELD_STRING:
+        if (!json_is_string(json))
+            return false;
+        *(const char **)place = json_string_value(json);
+        return true;
+    case FIELD_INT:
+        if (!json_is_integer(json))
+            return false;
+        *(struct opt_int *)place = (struct opt_int){ .set = true, .value = json_integer_value(json) };
+        return true;
+    case FIELD_BOOL:
+        if (!json_is_boolean(json))
+            return false;
+        *(bool *)place = json_is_true(json);
+        return true;
+    case FIELD_OPT_BOOL:
+        if (!json_is_boolean(json))
+            return false;
+        *(struct opt_bool *)place = (struct opt_bool){ .set = true, .value = json_is_true(json) };
+        return true;
+    case FIELD_OBJECT:
+        if (!json_is_object(json))
+            return false;
+        break;
+    case FIELD_STRINGS:
+        if (!all_are(json, JSON_STRING))
+            return false;
+        break;
+    case FIELD_OBJECTS:
+        if (!all_are(json, JSON_OBJECT))
+            return false;
+        break;
+    case FIELD_DICT:
+        if (!all_members_are_strings(json))
+            return false;
+        break;
+    }
+    *(json_t **)place = json;
+    return true;
+}
+
+int fields_decode(
+    json_t *object, const struct field *fields, enum fields_mode mode, void *out, const char **ret_bad)
+{
+    size_t known = 0;
+    const char *key;
+    json_t *item;
+
+    for (const struct field *field = fields; field->name; field++) {
+        json_t *json = json_object_get(object, field->name);
+
+        if (json)
+            known++;
+        if (!json || json_is_null(json) ? field->flags & FIELD_REQUIRED : !decode(json, field, out)) {
+            *ret_bad = field->name;
+            return -EINVAL;
+        }
+    }
+    if (mode == FIELDS_LENIENT || json_object_size(object) == known)
+        return 0;
+    json_object_foreach (object, key, item) {
+        const struct field *field = fields;
+
+        while (field->name && strcmp(field->name, key) != 0)
+            field++;
+        if (!field->name) {
+            *ret_bad = key;
+            return -EINVAL;
+        }
+    }
+    return 0;
+}

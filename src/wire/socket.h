@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Frames over a unix stream socket: the system calls around frame.h. Never blocks, whatever the socket's
+ * flags, which its other owners may change at any moment.
+ */
+#ifndef WIRE_SOCKET_H
+#define WIRE_SOCKET_H
+
+#include "wire/frame.h"
+
+/*
+ * Receives what has come, in such pieces that each descriptor is attributed to its own frame. Call it only
+ * when frame_in_next() has nothing more. Returns 1 when something came, 0 at the end of the stream, -EAGAIN,
+ * -EMSGSIZE (frame too long), -EPROTO (descriptors in the middle of a frame), -ENOMEM or another -errno of
+ * recvmsg().
+ */
+int socket_receive(int fd, struct frame_in *in);
+
+/* Sends until all is out (0) or the socket is full (-EAGAIN). -EPIPE, -ECONNRESET, ... */
+int socket_send(int fd, struct frame_out *out);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Varlink's calls and replies as JSON objects: strict towards clients, exact towards them. What a method's
+ * parameters mean is not for here (see fields.h for taking them apart).
+ */
+#ifndef WIRE_VARLINK_H
+#define WIRE_VARLINK_H
+
+#include "wire/frame.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+struct varlink_call {
+    json_t *root;       /* owned; the rest points into it */
+    const char *method; /* fully qualified */
+    json_t *parameters; /* an object; NULL for none */
+    bool oneway, more, upgrade;
+};
+
+/* Takes a frame's text apart: -EBADMSG where it is no well-formed call, -ENOMEM. */
+int varlink_call_parse(const char *text, size_t length, struct varlink_call *ret_call);
+void varlink_call_clear(struct varlink_call *call);
+
+struct varlink_reply {
+    json_t *root;       /* owned; the rest points into it */
+    const char *error;  /* fully qualified; NULL for none */
+    json_t *parameters; /* an object; NULL for none */
+    bool continues;
+};
+
+int varlink_reply_parse(const char *text, size_t length, struct varlink_reply *ret_reply);
+void varlink_reply_clear(struct varlink_reply *reply);
+
+enum varlink_flags {
+    VARLINK_ONEWAY = 1 << 0,
+    VARLINK_MORE = 1 << 1,
+};
+
+/*
+ * Queue a call, a reply, an error. parameters: borrowed, NULL for none. fds: consumed, also on failure; NULL
+ * for none. -EMSGSIZE where the frame would be too long for its receiver, -ENOMEM; nothing is queued then.
+ */
+int varlink_call_write(
+    struct frame_out *out, const char *method, json_t *parameters, unsigned flags, struct fdset *fds);
+int varlink_reply_write(struct frame_out *out, json_t *parameters, bool continues, struct fdset *fds);
+int varlink_error_write(struct frame_out *out, const char *error, json_t *parameters);
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A private evlinkd for a test: started as another user where that can be, as it runs in production, in a
+ * folder of its own, and stopped with a look at what it leaves behind.
+ */
+#ifndef TESTS_BROKER_H
+#define TESTS_BROKER_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+struct broker {
+    pid_t pid;
+    char folder[64];
+    char path[96]; /* of its socket */
+};
+
+/* Starts $EVLINKD with more arguments (NULL-terminated, NULL: none), and waits until it listens. Asserts. */
+void broker_start(struct broker *broker, const char *const *arguments);
+
+/* How many descriptors it has, once that has stayed the same for a moment. */
+size_t broker_count_fds(const struct broker *broker);
+
+/* Stops it with SIGTERM, and asserts that it ended cleanly. */
+void broker_stop(struct broker *broker);
+
+#endif

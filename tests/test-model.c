@@ -1,0 +1,1032 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The model's state machine, driven directly: scripted orders first, then random ones. Agents' kernels are
+ * sets of plugs in the test, which complain about what a real one, or a guest, would suffer from: a plug on
+ * top of a plug, a producer that rings with no consumer behind it, an eventfd whose reference was dropped
+ * while plugged. What a real kernel does with it is for the tests with guests.
+ */
+#include "base/clock.h"
+#include "base/fd.h"
+#include "model/private.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* Kernels: a VM, and, N_VMS further, the VM in another process that takes over from it. */
+#define N_VMS 3
+#define N_KERNELS (2 * N_VMS)
+#define MAX_PLUGS 64
+
+static const struct peer root = { 0, 0, 1 }, alice = { 1000, 1000, 2 }, bob = { 1001, 1001, 3 };
+
+/* A VM: what is plugged into it outlives its agent, not its process. */
+struct vm {
+    struct agent *agent; /* NULL: none attached */
+    bool watched;
+    bool forgotten; /* lost, and another process has been told to unplug its plugs */
+    struct {
+        struct endpoint endpoint;
+        int64_t id;
+    } plugs[MAX_PLUGS];
+    size_t n_plugs;
+    struct batch_item items[16];
+    size_t n_items; /* asked for, not answered yet */
+    enum op op;
+    int fail; /* the next plug says this */
+};
+
+struct world {
+    struct evaio *aio;
+    struct model *model;
+    struct vm vms[N_KERNELS];
+    size_t notices[N_NOTICES], told[N_NOTICES];
+    struct {
+        char end[ENDPOINT_SIZE], link[NAME_SIZE];
+    } leaving[MAX_PLUGS]; /* who was announced and has not left */
+    size_t n_leaving, relays;
+    size_t forgotten;
+};
+
+/* Of each end and link: `leaving` comes before `left`, and each as often as the other. */
+static void watch_end(struct world *world, const struct news *news)
+{
+    size_t i = 0;
+
+    if (news->notice == NOTICE_LEAVING) {
+        assert_true(world->n_leaving < MAX_PLUGS);
+        (void)snprintf(world->leaving[world->n_leaving].end, ENDPOINT_SIZE, "%s", news->subject);
+        (void)snprintf(world->leaving[world->n_leaving++].link, NAME_SIZE, "%s", news->link);
+    } else if (news->notice == NOTICE_LEFT) {
+        while (i < world->n_leaving && (strcmp(world->leaving[i].end, news->subject) != 0 ||
+                                           strcmp(world->leaving[i].link, news->link) != 0))
+            i++;
+        assert_true(i < world->n_leaving);
+        world->leaving[i] = world->leaving[--world->n_leaving];
+    }
+}
+
+static void on_ready(void *userdata, struct agent *agent)
+{
+    (void)userdata;
+    assert_false(agent->lost);
+}
+
+static void on_forgotten(void *userdata, struct agent *agent)
+{
+    struct world *world = userdata;
+
+    assert_true(agent->lost);
+    world->forgotten++;
+}
+
+static void on_lost(void *userdata, struct agent *agent)
+{
+    struct world *world = userdata;
+
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        struct vm *vm = &world->vms[i];
+
+        if (vm->agent != agent)
+            continue;
+        vm->agent = NULL;
+        vm->n_items = 0;
+        vm->forgotten |= world->vms[(i + N_VMS) % N_KERNELS].agent != NULL;
+    }
+}
+
+static void on_news(void *userdata, const struct news *news)
+{
+    struct world *world = userdata;
+
+    assert_non_null(news->subject);
+    assert_non_null(news->owner);
+    world->notices[news->notice]++;
+    watch_end(world, news);
+}
+
+static void on_tell(void *userdata, struct agent *agent, const struct end *end, const struct news *news)
+{
+    struct world *world = userdata;
+
+    assert_false(agent->lost);
+    assert_ptr_equal(end->agent, agent);
+    assert_non_null(news->link);
+    world->told[news->notice]++;
+}
+
+static void on_relay(void *userdata, struct link *link, bool last)
+{
+    struct world *world = userdata;
+
+    assert_true(link->relayed);
+    world->relays += last ? 0 : 1;
+}
+
+static const struct model_hooks hooks = { on_ready, on_lost, on_forgotten, on_news, on_tell, on_relay };
+
+static size_t count_fds(void)
+{
+    size_t n = 0;
+
+    for (int fd = 0; fd < 4096; fd++)
+        n += dup2(fd, fd) == fd;
+    return n;
+}
+
+static size_t fds_before;
+
+static void world_open(struct world *world)
+{
+    memset(world, 0, sizeof(*world));
+    fds_before = count_fds();
+    assert_int_equal(evaio_new(&world->aio), 0);
+    assert_int_equal(model_new(&hooks, world, world->aio, &world->model), 0);
+}
+
+static void world_close(struct world *world)
+{
+    model_free(world->model);
+    evaio_free(world->aio);
+    assert_int_equal(count_fds(), fds_before);
+}
+
+/* ---- VMs
+ * ----------------------------------------------------------------------------------------------------- */
+
+static size_t find_plug(const struct vm *vm, const struct endpoint *endpoint, int64_t id)
+{
+    size_t i = 0;
+
+    while (
+        i < vm->n_plugs && (vm->plugs[i].id != id || endpoint_compare(&vm->plugs[i].endpoint, endpoint) != 0))
+        i++;
+    return i;
+}
+
+/* The end that the model has for a plug. */
+static struct end *find_end(struct model *model, const struct endpoint *endpoint, int64_t id)
+{
+    struct site *site = site_find(model, endpoint_subsystem(endpoint), endpoint->name);
+    struct end *end;
+
+    if (site)
+        RB_FOREACH (end, end_tree, &site->ends)
+            if (endpoint_compare(&end->endpoint, endpoint) == 0 && end->eventfd && end->eventfd->id == id)
+                return end;
+    return NULL;
+}
+
+static bool is_plugged_somewhere(struct world *world, const struct end *end)
+{
+    for (size_t i = 0; i < N_KERNELS; i++)
+        if (find_plug(&world->vms[i], &end->endpoint, end->eventfd->id) < world->vms[i].n_plugs)
+            return true;
+    return false;
+}
+
+/*
+ * Nothing that is plugged anywhere has lost its reference, or is believed not to be plugged. Without a pidfd,
+ * what a lost agent had plugged is forgotten with its link: then KVM hears POLLHUP, and drops it.
+ */
+static void check_references(struct world *world)
+{
+    for (size_t i = 0; i < N_KERNELS; i++) {
+        struct vm *vm = &world->vms[i];
+
+        for (size_t k = 0; k < vm->n_plugs; k++) {
+            const struct end *end = find_end(world->model, &vm->plugs[k].endpoint, vm->plugs[k].id);
+
+            if (!end || !end->dirty) {
+                assert_true(vm->forgotten);
+                vm->plugs[k--] = vm->plugs[--vm->n_plugs];
+            }
+        }
+    }
+}
+
+static void plug(struct world *world, struct vm *vm, const struct batch_item *item)
+{
+    struct end *end = find_end(world->model, item->endpoint, item->eventfd_id);
+
+    assert_non_null(end);
+    assert_true(vm->n_plugs < MAX_PLUGS);
+    /* Neither the same twice, nor, for all but GSIs, two on one endpoint. */
+    for (size_t i = 0; i < vm->n_plugs; i++) {
+        assert_false(endpoint_collides(&vm->plugs[i].endpoint, item->endpoint));
+        assert_false(vm->plugs[i].id == item->eventfd_id &&
+                     endpoint_compare(&vm->plugs[i].endpoint, item->endpoint) == 0);
+    }
+    vm->plugs[vm->n_plugs].endpoint = *item->endpoint;
+    vm->plugs[vm->n_plugs++].id = item->eventfd_id;
+}
+
+static void unplug(struct world *world, struct vm *vm, const struct batch_item *item)
+{
+    struct end *end = find_end(world->model, item->endpoint, item->eventfd_id);
+    size_t k = find_plug(vm, item->endpoint, item->eventfd_id);
+
+    assert_non_null(end);
+    if (k < vm->n_plugs)
+        vm->plugs[k] = vm->plugs[--vm->n_plugs];
+}
+
+/* The order of things, when an agent is asked. */
+/* Whether an end's owner could be asked, and is expected to do as it is told. */
+static bool is_willing(const struct end *end)
+{
+    return end->agent && !end->agent->lost && !end->agent->late && !end->refused;
+}
+
+/* Whether nothing but the order of things keeps an end from being plugged. */
+static bool is_settled(const struct end *end)
+{
+    const struct link *link = end->link;
+
+    return link->goal == GOAL_UP && !link->renew && !link->from && !end->retiring && end->eventfd &&
+           end_owner(end) == end->agent;
+}
+
+static void check_order(struct world *world, const struct end *end, enum op op)
+{
+    for (size_t i = 0; i < end->link->n_ends; i++) {
+        const struct end *other = end->link->ends[i];
+
+        if (other->producer == end->producer || !is_willing(other))
+            continue;
+        /* A producer comes last: the consumers that are there, and to stay, are plugged. */
+        if (op == OP_PLUG && end->producer && is_settled(other))
+            assert_int_equal(other->state, END_PLUGGED);
+        /* A consumer of a link that is taken down goes last: nobody rings any more. */
+        if (op == OP_UNPLUG && !end->producer && end->link->goal == GOAL_DOWN)
+            assert_false(is_plugged_somewhere(world, other));
+    }
+}
+
+/* The agent takes a batch; the answer is another step. */
+static bool vm_take(struct world *world, struct vm *vm)
+{
+    if (!vm->agent || vm->n_items > 0)
+        return false;
+    vm->n_items = model_agent_next(vm->agent, vm->items, 16, 32768, &vm->op);
+    for (size_t i = 0; i < vm->n_items; i++)
+        check_order(world, find_end(world->model, vm->items[i].endpoint, vm->items[i].eventfd_id), vm->op);
+    return vm->n_items > 0;
+}
+
+static bool vm_answer(struct world *world, struct vm *vm)
+{
+    int errors[16] = { 0 };
+
+    if (!vm->agent || vm->n_items == 0)
+        return false;
+    for (size_t i = 0; i < vm->n_items; i++) {
+        if (vm->op == OP_UNPLUG)
+            unplug(world, vm, &vm->items[i]);
+        else if (vm->fail)
+            errors[i] = vm->fail;
+        else
+            plug(world, vm, &vm->items[i]);
+    }
+    if (vm->op == OP_PLUG)
+        vm->fail = 0;
+    vm->n_items = 0;
+    model_agent_results(vm->agent, errors);
+    check_references(world);
+    return true;
+}
+
+/* Attaches a kernel's agent; takes over where there is one already. FAULT_SUBSYSTEM_TAKEN where there are
+ * two. */
+static int vm_try_attach(struct world *world, size_t i, const struct peer *peer, bool watched)
+{
+    struct vm *vm = &world->vms[i], *other = &world->vms[(i + N_VMS) % N_KERNELS];
+    struct subsystem_name subsystem = { .subsystem = SUBSYSTEM_KVM };
+    struct fault fault;
+    char name[16];
+
+    (void)snprintf(name, sizeof(name), "a%zu", i);
+    (void)snprintf(subsystem.name, sizeof(subsystem.name), "vm%zu", i % N_VMS);
+    vm->watched = watched;
+    other->forgotten |= !other->agent;
+    return model_attach(world->model, peer, name, &subsystem, 1, true, watched, vm, &vm->agent, &fault);
+}
+
+static void vm_attach(struct world *world, size_t i, const struct peer *peer, bool watched)
+{
+    assert_int_equal(vm_try_attach(world, i, peer, watched), 0);
+}
+
+/* Its socket closes; the VM lives on. */
+static void vm_lose(struct world *world, size_t i)
+{
+    struct vm *vm = &world->vms[i];
+    struct agent *agent = vm->agent;
+
+    model_agent_lost(agent, "test");
+    check_references(world);
+}
+
+/* Its process dies, and all that was plugged with it. */
+static void vm_die(struct world *world, size_t i)
+{
+    struct vm *vm = &world->vms[i];
+    struct agent *agent = vm->agent;
+
+    vm->agent = NULL;
+    vm->n_items = vm->n_plugs = 0;
+    vm->forgotten = false;
+    model_agent_dead(agent);
+    check_references(world);
+}
+
+/* Agents take and answer until there is nothing more to do. */
+static void run(struct world *world)
+{
+    bool more = true;
+
+    while (more) {
+        more = false;
+        for (size_t i = 0; i < N_KERNELS; i++) {
+            more |= vm_take(world, &world->vms[i]);
+            more |= vm_answer(world, &world->vms[i]);
+        }
+    }
+}
+
+/* ---- Calls
+ * ---------------------------------------------------------------------------------------------------- */
+
+struct outcome {
+    bool done;
+    int r;
+    struct fault fault;
+    char name[NAME_SIZE];
+    struct job *job;
+};
+
+static void on_done(void *userdata, int r, const struct fault *fault, struct link *const *links, size_t n)
+{
+    struct outcome *outcome = userdata;
+
+    assert_false(outcome->done);
+    outcome->done = true;
+    outcome->r = r;
+    outcome->fault = *fault;
+    if (n > 0)
+        strcpy(outcome->name, links[0]->name);
+}
+
+static const struct life_request persistent = { .lifetime = LIFETIME_PERSISTENT };
+static const struct life_request leased = { .lifetime = LIFETIME_LEASE, .lease = 10 };
+
+static void connect_as(struct world *world, const struct peer *peer, const char *name, const char *producer,
+    const char *consumer, struct outcome *outcome)
+{
+    const struct link_request request = {
+        .name = name,
+        .producers = &producer,
+        .n_producers = 1,
+        .consumers = &consumer,
+        .n_consumers = 1,
+    };
+    int r;
+
+    memset(outcome, 0, sizeof(*outcome));
+    r = model_connect(
+        world->model, peer, &request, 1, true, &persistent, on_done, outcome, &outcome->job, &outcome->fault);
+    if (r) {
+        assert_false(outcome->done);
+        outcome->done = true;
+        outcome->r = r;
+    }
+}
+
+static void disconnect(struct world *world, const char *name, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    outcome->r =
+        model_disconnect(world->model, &root, name, NULL, on_done, outcome, &outcome->job, &outcome->fault);
+    if (outcome->r)
+        outcome->done = true;
+}
+
+static int hold(
+    struct world *world, const struct peer *peer, const char *name, const struct life_request *life)
+{
+    struct fault fault;
+    int fd = eventfd_create(false), r;
+
+    r = model_hold(world->model, peer, &name, &fd, 1, life, &fault);
+    fd_close(fd);
+    return r;
+}
+
+static int release(struct world *world, const char *name)
+{
+    struct fault fault;
+
+    return model_release(world->model, &root, name, &fault);
+}
+
+static struct link *get(struct world *world, const char *name)
+{
+    struct link *link = link_find(world->model, name);
+
+    assert_non_null(link);
+    return link;
+}
+
+/* ---- Scripted orders
+ * ------------------------------------------------------------------------------------------- */
+
+static void test_order(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
+    assert_false(outcome.done);
+    assert_null(model_next_link(world.model, "")); /* not before it is answered */
+    assert_false(vm_take(&world, &world.vms[0]));  /* the consumer first */
+    assert_true(vm_take(&world, &world.vms[1]));
+    assert_true(vm_answer(&world, &world.vms[1]));
+    assert_false(outcome.done);
+    assert_true(vm_take(&world, &world.vms[0]));
+    assert_true(vm_answer(&world, &world.vms[0]));
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, 0);
+    assert_string_equal(outcome.name, "l");
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+
+    disconnect(&world, "l", &outcome);
+    assert_false(vm_take(&world, &world.vms[1])); /* the producer first */
+    assert_true(vm_take(&world, &world.vms[0]));
+    assert_true(vm_answer(&world, &world.vms[0]));
+    assert_false(outcome.done);
+    assert_true(vm_take(&world, &world.vms[1]));
+    assert_true(vm_answer(&world, &world.vms[1]));
+    assert_true(outcome.done);
+    assert_null(link_find(world.model, "l"));
+    assert_int_equal(world.vms[0].n_plugs + world.vms[1].n_plugs, 0);
+    assert_int_equal(world.notices[NOTICE_LINKED], 1);
+    assert_int_equal(world.notices[NOTICE_DISCONNECTED], 1);
+    world_close(&world);
+}
+
+static void test_refused(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    world.vms[0].fail = EEXIST;
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(outcome.fault.number, EEXIST);
+    assert_string_equal(outcome.fault.subject, "kvm/vm0/pio/0x510");
+    assert_int_equal(world.vms[1].n_plugs, 0); /* undone */
+    assert_null(link_find(world.model, "l"));
+    assert_true(TAILQ_EMPTY(&world.model->touched) && RB_EMPTY(&world.model->linked));
+    /* and nothing in the way of another try */
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    world_close(&world);
+}
+
+static void test_waiting(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    vm_attach(&world, 1, &root, true);
+    assert_false(vm_take(&world, &world.vms[1])); /* what to plug is not there yet */
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    assert_int_equal(release(&world, "e"), FAULT_IN_USE);
+    vm_die(&world, 1);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    vm_attach(&world, 1, &root, true);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    assert_int_equal(world.vms[1].n_plugs, 1);
+    disconnect(&world, "l", &outcome);
+    run(&world);
+    assert_true(outcome.done);
+    assert_int_equal(release(&world, "e"), 0);
+    world_close(&world);
+}
+
+static void test_late(void **state)
+{
+    struct world world;
+    struct outcome outcome, second;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_true(vm_take(&world, &world.vms[1]));
+    model_agent_late(world.vms[1].agent);
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, FAULT_AGENT_TIMEOUT);
+    assert_string_equal(outcome.fault.other, "a1");
+    assert_null(link_find(world.model, "l"));
+    /* The eventfd may get plugged yet: it is of no use to others. */
+    connect_as(&world, &root, "m", "eventfd/e", "kvm/vm0/gsi/5", &second);
+    assert_int_equal(second.r, FAULT_ENDPOINT_BUSY);
+    /* and the silent agent of no use for new links, which fail at once. */
+    connect_as(&world, &root, "m", "kvm/vm1/pio/1", "kvm/vm1/gsi/6", &second);
+    assert_true(second.done);
+    assert_int_equal(second.r, FAULT_AGENT_TIMEOUT);
+    /* It wakes, plugs, and is told to undo it. */
+    assert_true(vm_answer(&world, &world.vms[1]));
+    assert_int_equal(world.vms[1].n_plugs, 1);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    assert_true(outcome.done);
+    assert_int_equal(world.vms[1].n_plugs, 1);
+    world_close(&world);
+}
+
+static void test_lost(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm1/pio/1", "kvm/vm1/gsi/5", &outcome);
+    assert_true(vm_take(&world, &world.vms[1]));
+    /* The socket closes while a plug is under way: it may have been done. */
+    plug(&world, &world.vms[1], &world.vms[1].items[0]);
+    vm_lose(&world, 1);
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(outcome.fault.number, ECONNRESET);
+    assert_int_equal(world.forgotten, 0); /* the process lives, watched */
+    /* Its successor is told to unplug what it may have. */
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(world.forgotten, 1);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    world_close(&world);
+}
+
+static void test_detach(void **state)
+{
+    struct world world;
+    struct outcome outcome, detached = { 0 };
+    struct fault fault;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/1", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(model_detach(world.model, &root, "a1", on_done, &detached, &detached.job, &fault), 0);
+    assert_false(detached.done);
+    run(&world);
+    assert_true(detached.done);
+    assert_null(world.vms[1].agent);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    assert_int_equal(world.vms[0].n_plugs, 1); /* what is there stays plugged: signals accumulate */
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    world_close(&world);
+}
+
+static void test_owners(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    assert_int_equal(hold(&world, &alice, "e", &persistent), 0);
+    connect_as(&world, &bob, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_int_equal(outcome.r, FAULT_PERMISSION);
+    connect_as(&world, &alice, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_int_equal(outcome.r, 0);
+    /* Bob attaches under the name that Alice's link waits for, and gets nothing. */
+    vm_attach(&world, 1, &bob, true);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    vm_die(&world, 1);
+    vm_attach(&world, 1, &alice, true);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+static void test_lifetimes(void **state)
+{
+    struct world world;
+    struct outcome outcome, second;
+    struct lifeline lifeline = { 0 };
+    const struct life_request connection = { .lifetime = LIFETIME_CONNECTION, .lifeline = &lifeline };
+    const struct life_request lease = { .lifetime = LIFETIME_LEASE, .lease = 10 };
+    struct fault fault;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(hold(&world, &root, "c", &connection), 0);
+    assert_int_equal(hold(&world, &root, "l", &lease), 0);
+    connect_as(&world, &root, "x", "eventfd/c", "kvm/vm1/gsi/5", &outcome);
+    connect_as(&world, &root, "y", "eventfd/l", "kvm/vm1/gsi/6", &second);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 2);
+    model_cut(world.model, &lifeline);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 1);
+    assert_null(link_find(world.model, "x"));
+    assert_true(model_deadline(world.model) > clock_monotonic() + 9 * USEC_PER_SEC);
+    assert_int_equal(model_renew(world.model, &root, "l", 1000, &fault), 0);
+    model_expire(world.model, clock_monotonic() + 20 * USEC_PER_SEC);
+    assert_non_null(held_find(world.model, "l"));
+    model_expire(world.model, clock_monotonic() + 1001 * USEC_PER_SEC);
+    run(&world);
+    assert_null(held_find(world.model, "l"));
+    assert_null(link_find(world.model, "y"));
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    assert_int_equal(model_deadline(world.model), -1);
+    assert_int_equal(world.notices[NOTICE_EXPIRED], 1);
+    world_close(&world);
+}
+
+static void test_pending(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+    struct fault fault;
+    struct held *held;
+    uint64_t count;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    assert_int_equal(model_signal(world.model, &root, "e", 3, &fault), 0);
+    assert_int_equal(model_held(world.model, &root, "e", &held, &fault), 0);
+    /* A plug that fails gives back all that was pending, ... */
+    world.vms[1].fail = EINVAL;
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_true(vm_take(&world, &world.vms[1]));
+    assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
+    assert_int_equal(count, 0); /* read before the agent is asked */
+    run(&world);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
+    assert_int_equal(count, 3);
+    /* ... one that works one signal for all. */
+    assert_int_equal(model_signal(world.model, &root, "e", 3, &fault), 0);
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
+    assert_int_equal(count, 1);
+    world_close(&world);
+}
+
+/* A set of links is made as one, or not at all. */
+static void test_set(void **state)
+{
+    const char *producers[] = { "kvm/vm1/pio/1", "kvm/vm1/pio/2", "kvm/vm1/pio/3" };
+    const char *consumers[] = { "kvm/vm1/gsi/1", "kvm/vm1/gsi/2", "kvm/vm1/gsi/3" };
+    struct link_request requests[3];
+    struct world world;
+    struct outcome outcome = { 0 };
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    for (size_t i = 0; i < 3; i++)
+        requests[i] = (struct link_request){ .group = "g",
+            .producers = &producers[i],
+            .n_producers = 1,
+            .consumers = &consumers[i],
+            .n_consumers = 1 };
+    for (int failing = 1; failing >= 0; failing--) {
+        outcome.done = false;
+        world.vms[1].fail = failing ? EBUSY : 0;
+        assert_int_equal(model_connect(world.model, &root, requests, 3, true, &persistent, on_done, &outcome,
+                             &outcome.job, &outcome.fault),
+            0);
+        run(&world);
+        assert_true(outcome.done);
+        assert_int_equal(outcome.r, failing ? FAULT_PLUG_FAILED : 0);
+        assert_int_equal(model_count(world.model).links, failing ? 0 : 3);
+        assert_int_equal(world.vms[1].n_plugs, failing ? 0 : 6);
+    }
+    /* What collides within the call, and with what is there. */
+    requests[0].name = "again";
+    assert_int_equal(model_connect(world.model, &root, requests, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        FAULT_ENDPOINT_BUSY);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_disconnect(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault), 0);
+    run(&world);
+    assert_true(outcome.done);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    requests[1] = requests[0];
+    requests[1].name = "twice";
+    assert_int_equal(model_connect(world.model, &root, requests, 2, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        FAULT_BAD_ENDPOINT);
+    assert_null(link_find(world.model, "again"));
+    world_close(&world);
+}
+
+/* ---- Random orders
+ * --------------------------------------------------------------------------------------------- */
+
+#define N_LINKS 6
+
+static uint64_t random_state;
+
+static unsigned pick(unsigned n)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (unsigned)((random_state >> 33) % n);
+}
+
+/* What is signalled by, or signals, a held eventfd or a VM: fixed or on offer. */
+static void random_endpoint(char text[static ENDPOINT_SIZE], bool producer)
+{
+    switch (pick(8)) {
+    case 0:
+    case 1:
+        (void)snprintf(text, ENDPOINT_SIZE, "eventfd/e%u", pick(3));
+        break;
+    case 2:
+        (void)snprintf(
+            text, ENDPOINT_SIZE, "kvm/vm%u/dev/d/%s/%u", pick(N_VMS), producer ? "notify" : "irq", pick(3));
+        break;
+    default:
+        (void)snprintf(text, ENDPOINT_SIZE, "kvm/vm%u/%s/%u%s", pick(N_VMS), producer ? "pio" : "gsi",
+            pick(3), !producer && pick(12) == 0 ? "/level" : "");
+        break;
+    }
+}
+
+static void random_connect(struct world *world, const char *name, struct outcome *outcome)
+{
+    char texts[4][ENDPOINT_SIZE];
+    const char *producers[] = { texts[0], texts[1] }, *consumers[] = { texts[2], texts[3] };
+    const struct life_request agents = { .lifetime = LIFETIME_AGENT };
+    const struct link_request request = {
+        .name = name,
+        .group = pick(2) ? "g" : NULL,
+        .producers = producers,
+        .n_producers = 1 + (pick(4) == 0),
+        .consumers = consumers,
+        .n_consumers = 1 + (pick(4) == 0),
+    };
+    int r;
+
+    for (size_t i = 0; i < 4; i++)
+        random_endpoint(texts[i], i < 2);
+    memset(outcome, 0, sizeof(*outcome));
+    r = model_connect(world->model, &root, &request, 1, pick(4) > 0, pick(8) ? &persistent : &agents, on_done,
+        outcome, &outcome->job, &outcome->fault);
+    if (r) {
+        assert_true(r > 0);
+        outcome->done = true;
+    }
+}
+
+/* Park, Resume, Move, Leave, Disconnect: what the model says no to is as good. */
+static void random_verb(struct world *world, const char *name, struct outcome *outcome)
+{
+    struct link *link = link_find(world->model, name);
+    char from[ENDPOINT_SIZE], to[ENDPOINT_SIZE];
+    struct job **job = &outcome->job;
+    struct fault *fault = &outcome->fault;
+    int r = 0;
+
+    memset(outcome, 0, sizeof(*outcome));
+    if (link)
+        endpoint_format(&link->ends[pick((unsigned)link->n_ends)]->endpoint, from);
+    switch (pick(link ? 6 : 1)) {
+    case 0:
+        r = pick(8) ? model_disconnect(world->model, &root, name, NULL, on_done, outcome, job, fault)
+                    : model_disconnect(world->model, &root, NULL, "g", on_done, outcome, job, fault);
+        break;
+    case 1:
+        r = model_park(world->model, &root, name, NULL, on_done, outcome, job, fault);
+        break;
+    case 2:
+        r = model_resume(world->model, &root, name, NULL, on_done, outcome, job, fault);
+        break;
+    case 3:
+    case 4:
+        random_endpoint(to, strstr(from, "pio") || strstr(from, "notify"));
+        r = model_move(world->model, &root, name, from, to, on_done, outcome, job, fault);
+        break;
+    case 5:
+        r = model_leave(world->model, &root, from, "test", on_done, outcome, job, fault);
+        break;
+    }
+    if (r) {
+        assert_true(r > 0);
+        assert_false(outcome->done);
+        outcome->done = true;
+    }
+}
+
+static void random_offer(struct world *world, struct vm *vm)
+{
+    char text[ENDPOINT_SIZE];
+    const char *list = text;
+    struct fault fault;
+    struct job *job;
+
+    do
+        random_endpoint(text, pick(2));
+    while (text[0] == 'e');
+    if (pick(2))
+        (void)model_offer(world->model, &root, vm->agent->name, &list, 1, &fault);
+    else
+        (void)model_withdraw(world->model, &root, vm->agent->name, &list, 1, NULL, NULL, NULL, &job, &fault);
+}
+
+static void random_step(struct world *world, struct outcome *outcomes)
+{
+    size_t i = pick(N_KERNELS), l = pick(N_LINKS);
+    bool idle = outcomes[l].done || !outcomes[l].job;
+    struct vm *vm = &world->vms[i];
+    struct fault fault;
+    struct job *job;
+    char name[16];
+
+    (void)snprintf(name, sizeof(name), "l%zu", l);
+    switch (pick(18)) {
+    case 0:
+    case 1:
+        if (vm->agent && pick(8) == 0)
+            vm->fail = EBUSY;
+        if (idle)
+            random_connect(world, name, &outcomes[l]);
+        break;
+    case 2:
+    case 3:
+        if (idle)
+            random_verb(world, name, &outcomes[l]);
+        break;
+    case 4:
+    case 5:
+        if (!vm->agent)
+            (void)vm_try_attach(world, i, &root, pick(4) > 0);
+        break;
+    case 6:
+        if (vm->agent && pick(6) == 0)
+            vm_die(world, i);
+        break;
+    case 7:
+        if (vm->agent && pick(6) == 0)
+            vm_lose(world, i);
+        break;
+    case 8:
+        if (vm->agent && vm->n_items > 0 && !vm->agent->late && pick(2))
+            model_agent_late(vm->agent);
+        break;
+    case 9:
+        (void)snprintf(name, sizeof(name), "e%u", pick(3));
+        if (!held_find(world->model, name))
+            assert_int_equal(hold(world, &root, name, pick(2) ? &persistent : &leased), 0);
+        else if (pick(4))
+            (void)release(world, name);
+        else
+            model_expire(world->model, INT64_MAX);
+        break;
+    case 10:
+        if (vm->agent && !vm->agent->leaving && pick(6) == 0)
+            assert_int_equal(model_detach(world->model, &root, vm->agent->name, NULL, NULL, &job, &fault), 0);
+        break;
+    case 11:
+        if (vm->agent)
+            random_offer(world, vm);
+        break;
+    default:
+        if (vm->n_items == 0)
+            (void)vm_take(world, vm);
+        else
+            (void)vm_answer(world, vm);
+        break;
+    }
+    check_references(world);
+}
+
+/* When all have answered, every link is where who is there puts it. */
+static void check_rest(struct world *world, const struct outcome *outcomes)
+{
+    size_t expected[N_KERNELS] = { 0 };
+    struct link *link;
+
+    for (size_t l = 0; l < N_LINKS; l++)
+        assert_true(outcomes[l].done || !outcomes[l].job);
+    RB_FOREACH (link, link_tree, &world->model->links) {
+        bool absent = false, refused = false, parked = link->goal == GOAL_PARKED;
+
+        assert_int_not_equal(link->goal, GOAL_DOWN);
+        assert_null(link->job);
+        assert_null(link->from);
+        for (size_t i = 0; i < link->n_ends; i++) {
+            const struct end *end = link->ends[i];
+
+            refused |= end->refused;
+            absent |= end->state == END_ABSENT;
+            parked &= end->producer || !end->dirty;
+            assert_true(!end->retiring || end->dirty);
+            assert_true(end->retiring || end->state == END_ABSENT || end->state == END_PLUGGED ||
+                        end->refused || !end->eventfd || link->renew ||
+                        (link->goal == GOAL_PARKED && !end->producer));
+            for (size_t k = 0; k < N_KERNELS && end->agent; k++)
+                expected[k] += world->vms[k].agent == end->agent && end->state == END_PLUGGED;
+        }
+        if (!link->renew)
+            assert_int_equal(link->state, refused  ? LINK_FAILED
+                                          : parked ? LINK_PARKED
+                                          : absent ? LINK_WAITING
+                                                   : LINK_LINKED);
+    }
+    for (size_t i = 0; i < N_KERNELS; i++)
+        if (world->vms[i].agent)
+            assert_int_equal(world->vms[i].n_plugs, expected[i]);
+}
+
+static void test_random(void **state)
+{
+    const char *text = getenv("EVLINK_TEST_STEPS"), *seed_text = getenv("EVLINK_TEST_SEED");
+    long steps = text ? strtol(text, NULL, 10) : 20000;
+    long first = seed_text ? strtol(seed_text, NULL, 10) : 1, last = seed_text ? first : 20;
+
+    (void)state;
+    for (long seed = first; seed <= last; seed++) {
+        struct outcome outcomes[N_LINKS] = { 0 };
+        struct world world;
+
+        printf("# seed %ld, %ld steps\n", seed, steps);
+        random_state = (uint64_t)seed * UINT64_C(0x9e3779b97f4a7c15);
+        world_open(&world);
+        for (long step = 0; step < steps; step++) {
+            random_step(&world, outcomes);
+            if (step % 500 == 499) {
+                run(&world);
+                check_rest(&world, outcomes);
+            }
+        }
+        world_close(&world);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_waiting),
+        cmocka_unit_test(test_late),
+        cmocka_unit_test(test_lost),
+        cmocka_unit_test(test_detach),
+        cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_lifetimes),
+        cmocka_unit_test(test_pending),
+        cmocka_unit_test(test_set),
+        cmocka_unit_test(test_random),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
