@@ -335,6 +335,7 @@ class Talking(Case):
                 self.agent.answer = lambda request, real, data=data: data + b"\0"
                 self.connect_fails()
             self.agent.hang_up()
+            self.succeed("v")
             self.agent = self.attach("a", {"v": None})
         self.assert_fds(2)
 

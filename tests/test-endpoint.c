@@ -515,7 +515,7 @@ static struct endpoint random_endpoint(uint64_t *seed, bool few)
         break;
     case ENDPOINT_IRQ:
         endpoint.level = random_below(seed, 2);
-        /* fall through */
+        __attribute__((fallthrough));
     case ENDPOINT_NOTIFY:
         random_name(seed, few ? 1 : 63, endpoint.device);
         if (few)
@@ -523,7 +523,7 @@ static struct endpoint random_endpoint(uint64_t *seed, bool few)
         break;
     case ENDPOINT_MMIO:
         most = UINT64_MAX;
-        /* fall through */
+        __attribute__((fallthrough));
     case ENDPOINT_PIO:
         endpoint.length = (unsigned)(1 << random_below(seed, 5)) & 0xf;
         endpoint.datamatch = endpoint.length > 0 && random_below(seed, 2);

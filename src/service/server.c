@@ -181,6 +181,10 @@ static int listen_at(struct server *server)
             "the socket's path is longer than %zu bytes: %s", sizeof(address.sun_path) - 1, server->path);
         return -ENAMETOOLONG;
     }
+    if (!server->path[0]) {
+        log_error("the socket's path is empty");
+        return -EINVAL;
+    }
     strcpy(address.sun_path, server->path);
     r = take_lock(server);
     if (r < 0)

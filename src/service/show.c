@@ -80,7 +80,7 @@ static json_t *show_ends(const struct link *link, bool producers)
     json_t *ends = json_array();
 
     for (size_t i = 0; ends && i < link->n_ends; i++)
-        if (link->ends[i]->producer == producers &&
+        if (link->ends[i]->producer == producers && !link->ends[i]->retiring &&
             json_array_append_new(ends, show_end(link->ends[i])) < 0) {
             json_decref(ends);
             ends = NULL;
