@@ -439,6 +439,26 @@ class Talking(Case):
         self.agent = self.attach("a", {"v": None})
         self.client.connect([PIO], [GSI], name="l")
 
+    def test_inventory_tells(self):
+        """After an Unplug that failed, what the agent says is not plugged is free again."""
+        self.client.connect([PIO], [GSI], name="l")
+        self.agent.refuse[PIO] = errno.EIO
+        self.agent.plugged.clear()
+        self.assertEqual(self.client.call("Disconnect", {"name": "l"}), {})
+        evlink.until(lambda: any(method == "Inventory" for method, *_ in self.agent.log()) or
+                     self.agent.requests[-1].method.endswith("Inventory"))
+        del self.agent.refuse[PIO]
+        evlink.until(lambda: not self._is_busy())
+        self.client.call("Disconnect", {"name": "again"})
+
+    def _is_busy(self):
+        try:
+            self.client.connect([PIO], [GSI], name="again")
+        except evlink.Error as error:
+            self.assertEqual(error.name, "EndpointBusy")
+            return True
+        return False
+
     def test_others_end_fails(self):
         """What was plugged at one agent is unplugged when the other one's kernel says no."""
         other = self.attach("b", {"w": None})

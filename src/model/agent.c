@@ -213,6 +213,7 @@ void model_agent_results(struct agent *agent, const int *errors)
             end->error = errors[i];
             end->why = NULL;
             end->state = END_UNKNOWN;
+            agent->doubted = true;
         }
         i++;
         link_touch(model, end->link);
@@ -222,6 +223,39 @@ void model_agent_results(struct agent *agent, const int *errors)
         LIST_FOREACH (end, &agent->ends, of_agent)
             link_touch(model, end->link);
     model_settle(model);
+}
+
+bool model_agent_doubts(const struct agent *agent)
+{
+    return agent->doubted;
+}
+
+static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (endpoint_compare(&plugged[i].endpoint, &end->endpoint) == 0 &&
+            (plugged[i].eventfd_id < 0 || end->eventfd->id < 0 || plugged[i].eventfd_id == end->eventfd->id))
+            return true;
+    return false;
+}
+
+void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n)
+{
+    bool late = agent->late;
+    struct end *end;
+
+    agent->late = agent->doubted = false;
+    LIST_FOREACH (end, &agent->ends, of_agent) {
+        if (late)
+            link_touch(agent->model, end->link);
+        if (!end->dirty || !end->refused || end->flying || is_plugged(end, plugged, n))
+            continue;
+        end->refused = false;
+        came_clean(end);
+        end->state = END_UNPLUGGED;
+        link_touch(agent->model, end->link);
+    }
+    model_settle(agent->model);
 }
 
 void model_agent_late(struct agent *agent)

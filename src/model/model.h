@@ -196,6 +196,7 @@ struct agent {
     bool leaving; /* being detached: nothing is plugged any more */
     bool late;    /* has not answered in time */
     bool lost;    /* its socket is gone; kept only for its dirty ends, until its process is dead */
+    bool doubted; /* an unplug failed since the last inventory */
     bool watched; /* there is a pidfd that will tell when the process is dead */
     void *session;
     struct model *model;
@@ -445,7 +446,22 @@ bool model_agent_asked(const struct agent *agent, size_t i, const char *endpoint
  * late. */
 void model_agent_results(struct agent *agent, const int *errors);
 
-/* The batch in flight was not answered in time. */
+/*
+ * Whether an unplug failed, so that only the agent's inventory tells what is plugged. Asked for when nothing
+ * is in flight and there is no batch to take.
+ */
+bool model_agent_doubts(const struct agent *agent);
+
+/* One thing that an agent says is plugged. eventfd_id: -1 where it does not know. */
+struct plugged {
+    struct endpoint endpoint;
+    int64_t eventfd_id;
+};
+
+/* What an agent says is plugged: all of it. Ends in doubt that are not among it are clean. */
+void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n);
+
+/* The batch in flight, or the inventory that was asked for, was not answered in time. */
 void model_agent_late(struct agent *agent);
 
 /*

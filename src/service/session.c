@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The broker's side of an agent's socket: see session.h. */
 #include "service/session.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -28,7 +29,9 @@ struct session {
     struct frame_out out;
     struct event *readable, *writable, *death, *timeout, *kick;
     enum op op;
-    size_t n_items; /* of the call in flight; 0: none */
+    size_t n_items;      /* of the batch in flight; 0: none */
+    bool asks_inventory; /* the call in flight is Inventory */
+    int64_t token;       /* the last one's */
     LIST_ENTRY(session) in_server;
 };
 
@@ -125,7 +128,17 @@ static void refuse_items(struct session *session, int error)
     model_agent_results(session->agent, errors);
 }
 
-/* Makes a call of the next batch, unless one is in flight. */
+static int put_inventory(struct session *session)
+{
+    json_auto_t *parameters = json_pack("{s:I}", "token", (json_int_t)++session->token);
+
+    session->asks_inventory = true;
+    return parameters ? varlink_call_write(&session->out, "io.evlink.Agent.Inventory", parameters, 0, NULL)
+                      : -ENOMEM;
+}
+
+/* Makes a call of the next batch, or asks what is plugged where that is in doubt, unless a call is in flight.
+ */
 static void next_call(struct session *session)
 {
     const struct timeval timeout = {
@@ -135,12 +148,15 @@ static void next_call(struct session *session)
     struct batch_item items[FRAME_MAX_FDS];
     int r;
 
-    if (session->n_items > 0)
+    if (session->n_items > 0 || session->asks_inventory)
         return;
     session->n_items = model_agent_next(session->agent, items, FRAME_MAX_FDS, CALL_BYTES, &session->op);
-    if (session->n_items == 0)
+    if (session->n_items > 0)
+        r = put_items(session, items, session->n_items);
+    else if (model_agent_doubts(session->agent))
+        r = put_inventory(session);
+    else
         return;
-    r = put_items(session, items, session->n_items);
     if (r == -EMFILE || r == -ENFILE) {
         refuse_items(session, -r);
         return;
@@ -150,6 +166,7 @@ static void next_call(struct session *session)
     if (r < 0)
         lose(session, strerror(-r));
 }
+
 void session_tell(struct session *session, const struct end *end, const struct news *news)
 {
     char endpoint[ENDPOINT_SIZE];
@@ -210,23 +227,104 @@ static int read_results(struct session *session, struct frame *frame, int *error
     return r;
 }
 
-/* One frame of the agent's. The session may be freed when this returns. */
-static void take_frame(struct session *session, struct frame *frame)
+struct inventory {
+    json_t *plugged;
+    struct opt_int token;
+};
+
+struct plugged_in {
+    const char *endpoint;
+    struct opt_int id;
+};
+
+/* Takes Inventory's answer apart: *ret_plugged is the caller's to free. What is no endpoint is no end of
+ * ours. */
+static int read_inventory(
+    struct session *session, json_t *parameters, struct plugged **ret_plugged, size_t *ret_n)
+{
+    static const struct field inventory_fields[] = {
+        { "plugged", FIELD_OBJECTS, offsetof(struct inventory, plugged), FIELD_REQUIRED },
+        { "token", FIELD_INT, offsetof(struct inventory, token), 0 },
+        FIELDS_END,
+    };
+    static const struct field plugged_fields[] = {
+        { "endpoint", FIELD_STRING, offsetof(struct plugged_in, endpoint), FIELD_REQUIRED },
+        { "eventfdId", FIELD_INT, offsetof(struct plugged_in, id), 0 },
+        FIELDS_END,
+    };
+    CLEANUP(freep) struct plugged *plugged = NULL;
+    struct inventory inventory = { 0 };
+    const char *bad;
+    size_t n = 0;
+
+    if (fields_decode(parameters, inventory_fields, FIELDS_LENIENT, &inventory, &bad) < 0 ||
+        !inventory.token.set || inventory.token.value != session->token)
+        return -EPROTO;
+    plugged = calloc(json_array_size(inventory.plugged) + 1, sizeof(*plugged));
+    if (!plugged)
+        return -ENOMEM;
+    for (size_t i = 0; i < json_array_size(inventory.plugged); i++) {
+        struct plugged_in in = { 0 };
+
+        if (fields_decode(json_array_get(inventory.plugged, i), plugged_fields, FIELDS_LENIENT, &in, &bad) <
+            0)
+            return -EPROTO;
+        if (endpoint_parse(in.endpoint, &plugged[n].endpoint, &bad) < 0)
+            continue;
+        plugged[n++].eventfd_id = in.id.set ? in.id.value : -1;
+    }
+    *ret_plugged = TAKE(plugged);
+    *ret_n = n;
+    return 0;
+}
+
+static int take_inventory(struct session *session, struct frame *frame)
+{
+    CLEANUP(freep) struct plugged *plugged = NULL;
+    struct varlink_reply reply;
+    size_t n = 0;
+    int r;
+
+    r = varlink_reply_parse(frame->text, frame->length, &reply);
+    if (r < 0)
+        return r;
+    r = reply.error || reply.continues ? -EPROTO : read_inventory(session, reply.parameters, &plugged, &n);
+    varlink_reply_clear(&reply);
+    if (r < 0)
+        return r;
+    (void)event_del(session->timeout);
+    session->asks_inventory = false;
+    session_kick(session);
+    model_agent_inventory(session->agent, plugged, n);
+    return 0;
+}
+
+static int take_results(struct session *session, struct frame *frame)
 {
     int errors[FRAME_MAX_FDS], r;
 
-    fdset_clear(&frame->fds); /* none is expected, none is kept */
-    /* One call, one answer: what stands behind it was not asked for. */
-    r = frame_in_idle(&session->in) ? read_results(session, frame, errors) : -EPROTO;
-    if (r < 0) {
-        lose(session, r == -ENOMEM ? "out of memory" : "its answer makes no sense");
-        return;
-    }
+    r = read_results(session, frame, errors);
+    if (r < 0)
+        return r;
     (void)event_del(session->timeout);
     session->n_items = 0;
     /* Kicked first: the model may forget the agent, and with it the session. */
     session_kick(session);
     model_agent_results(session->agent, errors);
+    return 0;
+}
+
+/* One frame of the agent's. The session may be freed when this returns. */
+static void take_frame(struct session *session, struct frame *frame)
+{
+    int r = -EPROTO;
+
+    fdset_clear(&frame->fds); /* none is expected, none is kept */
+    /* One call, one answer: what stands behind it was not asked for. */
+    if (frame_in_idle(&session->in))
+        r = session->asks_inventory ? take_inventory(session, frame) : take_results(session, frame);
+    if (r < 0)
+        lose(session, r == -ENOMEM ? "out of memory" : "its answer makes no sense");
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *userdata)
