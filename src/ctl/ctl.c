@@ -184,13 +184,41 @@ int ctl_each(struct ctl *ctl, const struct ctl_args *args,
     return status == CTL_OK && ctl->json ? ctl_print_json(json_object()) : status;
 }
 
-int ctl_print_json(json_t *document)
+int ctl_each_link(struct ctl *ctl, const struct ctl_args *args, const char *method)
+{
+    const char *group = ctl_option(args, "group");
+    json_auto_t *links = json_array();
+    size_t n = group ? 1 : args->n_names;
+    int status = CTL_OK;
+
+    if (!group == (args->n_names == 0))
+        return ctl_usage(args, "%s: name links, or a group with --group", args->command->name);
+    for (size_t i = 0; i < n && status != CTL_UNREACHABLE; i++) {
+        json_auto_t *reply = NULL;
+        int r = ctl_call(ctl, method,
+            json_pack("{s:s}", group ? "group" : "name", group ? group : args->names[i]), NULL, 0, &reply);
+
+        if (r != CTL_OK)
+            status = r;
+        else if (json_array_extend(links, json_object_get(reply, "links")) < 0)
+            return ctl_oom();
+    }
+    if (ctl->json && (status == CTL_OK || json_array_size(links) > 0)) {
+        int r = ctl_print_json(json_pack("{s:O}", "links", links));
+
+        if (r != CTL_OK)
+            status = r;
+    }
+    return status;
+}
+
+static int print_json(json_t *document, size_t layout)
 {
     CLEANUP(freep) char *text = NULL;
 
     /* ASCII alone: what is escaped in JSON drives no terminal. */
     if (document)
-        text = json_dumps(document, JSON_INDENT(2) | JSON_ENSURE_ASCII);
+        text = json_dumps(document, layout | JSON_ENSURE_ASCII);
     json_decref(document);
     if (!text)
         return ctl_oom();
@@ -201,4 +229,14 @@ int ctl_print_json(json_t *document)
             (void)putchar(*c);
     (void)putchar('\n');
     return CTL_OK; /* whether it could be written is for main() */
+}
+
+int ctl_print_json(json_t *document)
+{
+    return print_json(document, JSON_INDENT(2));
+}
+
+int ctl_print_json_line(json_t *document)
+{
+    return print_json(document, JSON_COMPACT);
 }

@@ -29,9 +29,10 @@ enum ctl_exit {
 };
 
 /* Every command, in the order of the help. Each defines command_NAME. */
-#define CTL_COMMANDS(row)                                                                                 \
-    row(status) row(list) row(links) row(agents) row(hold) row(claim) row(signal) row(renew) row(release) \
-        row(link) row(unlink) row(version) row(help)
+#define CTL_COMMANDS(row)                                                                                    \
+    row(status) row(list) row(links) row(graph) row(agents) row(monitor) row(hold) row(claim) row(signal)    \
+        row(renew) row(release) row(link) row(unlink) row(park) row(resume) row(move) row(leave) row(export) \
+            row(offer) row(withdraw) row(version) row(help)
 
 /* What the options of every command say, and the connection. */
 struct ctl {
@@ -174,8 +175,17 @@ int ctl_list(struct ctl *ctl, const char *method, json_t *parameters, const char
 int ctl_each(struct ctl *ctl, const struct ctl_args *args,
     int (*function)(struct evlink_client *client, const char *name));
 
+/*
+ * Calls method, which answers with links, for the links that are named, going on after a refusal, or for
+ * those of --group. With --json the links are printed.
+ */
+int ctl_each_link(struct ctl *ctl, const struct ctl_args *args, const char *method);
+
 /* Prints a document, consumed; NULL means that there was no memory for it. */
 int ctl_print_json(json_t *document);
+
+/* The same on one line: for what comes bit by bit. */
+int ctl_print_json_line(json_t *document);
 
 /* ---- Commands that run commands ---- */
 

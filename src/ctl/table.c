@@ -94,40 +94,50 @@ static const struct table_column *column_find(
     return NULL;
 }
 
-/* What --output asks for. */
-static int select_columns(const struct ctl_args *args, struct selection *selection)
+/* Adds the columns of a list with commas. */
+static int add_columns(const struct ctl_args *args, const char *list, struct selection *selection)
+{
+    for (;;) {
+        size_t length = strcspn(list, ",");
+        const struct table_column *column = column_find(args->command->columns, list, length);
+
+        if (!column)
+            return ctl_usage(args, "--output: there is no column '%.*s'", (int)length, list);
+        if (selection->n == COLUMNS_MAX)
+            return ctl_usage(args, "--output: more than %d columns", COLUMNS_MAX);
+        selection->columns[selection->n++] = column;
+        if (list[length] == '\0')
+            return CTL_OK;
+        list += length + 1;
+    }
+}
+
+/* What --output asks for. usual: a list with commas; NULL: the columns that are not extra. */
+static int select_columns(const struct ctl_args *args, const char *usual, struct selection *selection)
 {
     const char *output = ctl_option(args, "output");
 
     selection->n = 0;
-    if (!output || *output == '+')
+    if (output && *output != '+')
+        return add_columns(args, output, selection);
+    if (usual) {
+        int r = add_columns(args, usual, selection);
+
+        if (r != CTL_OK)
+            return r;
+    } else {
         for (const struct table_column *c = args->command->columns; c->name; c++)
             if (!c->extra)
                 selection->columns[selection->n++] = c;
-    if (!output)
-        return CTL_OK;
-    if (*output == '+')
-        output++;
-    for (;;) {
-        size_t length = strcspn(output, ",");
-        const struct table_column *column = column_find(args->command->columns, output, length);
-
-        if (!column)
-            return ctl_usage(args, "--output: there is no column '%.*s'", (int)length, output);
-        if (selection->n == COLUMNS_MAX)
-            return ctl_usage(args, "--output: more than %d columns", COLUMNS_MAX);
-        selection->columns[selection->n++] = column;
-        if (output[length] == '\0')
-            return CTL_OK;
-        output += length + 1;
     }
+    return output ? add_columns(args, output + 1, selection) : CTL_OK;
 }
 
 int table_check(const struct ctl_args *args)
 {
     struct selection selection;
 
-    return select_columns(args, &selection);
+    return select_columns(args, NULL, &selection);
 }
 
 /* The member that a path of at most two names leads to; NULL where it is absent or null. */
@@ -170,12 +180,15 @@ static char *item_next(const struct libscols_column *column, char *data, void *u
     return comma + 1;
 }
 
-static bool add_column(struct libscols_table *table, const struct table_column *column, bool terminal)
+static bool add_column(
+    struct libscols_table *table, const struct table_column *column, bool tree, bool terminal)
 {
     struct libscols_column *added;
     int flags = 0;
 
-    if (column->layout == TABLE_RIGHT)
+    if (tree)
+        flags = SCOLS_FL_TREE;
+    else if (column->layout == TABLE_RIGHT)
         flags = SCOLS_FL_RIGHT;
     else if (column->layout != TABLE_LEFT && terminal)
         flags = SCOLS_FL_WRAP;
@@ -186,50 +199,80 @@ static bool add_column(struct libscols_table *table, const struct table_column *
            scols_column_set_wrapfunc(added, item_size, item_next, NULL) == 0;
 }
 
-static bool fill(struct libscols_table *table, const struct selection *selection, json_t *objects)
+/* Adds a line for an object, below parent unless that is NULL. NULL: no memory. */
+static struct libscols_line *add_line(struct libscols_table *table, const struct selection *selection,
+    const json_t *object, struct libscols_line *parent)
 {
-    bool terminal = isatty(STDOUT_FILENO);
-    json_t *object;
-    size_t index;
+    struct libscols_line *line = scols_table_new_line(table, parent);
 
-    for (size_t i = 0; i < selection->n; i++)
-        if (!add_column(table, selection->columns[i], terminal))
+    for (size_t i = 0; line && i < selection->n; i++) {
+        const struct table_column *column = selection->columns[i];
+        const json_t *member = member_find(object, column->member);
+        CLEANUP(freep) char *text = member ? column->text(member) : strdup("-");
+        CLEANUP(freep) char *escaped = text ? text_escape(text) : NULL;
+
+        if (!escaped || scols_line_refer_data(line, i, escaped) < 0)
+            return NULL;
+        (void)TAKE(escaped); /* the line owns it */
+    }
+    return line;
+}
+
+static bool fill(struct libscols_table *table, const struct ctl_args *args, const struct selection *selection,
+    json_t *objects, const char *branches)
+{
+    bool terminal = isatty(STDOUT_FILENO), planted = false;
+    json_t *object, *branch;
+    size_t index, below;
+
+    for (size_t i = 0; i < selection->n; i++) {
+        const struct table_column *column = selection->columns[i];
+        bool tree = branches && !planted && column == args->command->columns;
+
+        planted |= tree;
+        if (!add_column(table, column, tree, terminal))
             return false;
+    }
     json_array_foreach (objects, index, object) {
-        struct libscols_line *line = scols_table_new_line(table, NULL);
+        struct libscols_line *line = add_line(table, selection, object, NULL);
 
         if (!line)
             return false;
-        for (size_t i = 0; i < selection->n; i++) {
-            const struct table_column *column = selection->columns[i];
-            const json_t *member = member_find(object, column->member);
-            CLEANUP(freep) char *text = member ? column->text(member) : strdup("-");
-            CLEANUP(freep) char *escaped = text ? text_escape(text) : NULL;
-
-            if (!escaped || scols_line_refer_data(line, i, escaped) < 0)
+        json_array_foreach (branches ? json_object_get(object, branches) : NULL, below, branch)
+            if (!add_line(table, selection, branch, line))
                 return false;
-            (void)TAKE(escaped); /* the line owns it */
-        }
     }
     return true;
 }
 
-int table_print(struct ctl *ctl, const struct ctl_args *args, const char *member, json_t *objects)
+static int print(
+    struct ctl *ctl, const struct ctl_args *args, json_t *objects, const char *branches, const char *usual)
 {
     CLEANUP(scols_unref_tablep) struct libscols_table *table = NULL;
     struct selection selection;
     int r;
 
-    if (ctl->json)
-        return ctl_print_json(json_pack("{s:O}", member, objects));
-    r = select_columns(args, &selection);
+    r = select_columns(args, usual, &selection);
     if (r != CTL_OK)
         return r;
     table = scols_new_table();
     /* Cells are escaped already, by the rule that messages follow too. */
     if (!table || scols_table_enable_noencoding(table, true) < 0 ||
-        scols_table_enable_noheadings(table, ctl->noheadings) < 0 || !fill(table, &selection, objects) ||
-        scols_print_table(table) < 0)
+        scols_table_enable_noheadings(table, ctl->noheadings) < 0 ||
+        !fill(table, args, &selection, objects, branches) || scols_print_table(table) < 0)
         return ctl_oom();
     return CTL_OK;
+}
+
+int table_print(struct ctl *ctl, const struct ctl_args *args, const char *member, json_t *objects)
+{
+    if (ctl->json)
+        return ctl_print_json(json_pack("{s:O}", member, objects));
+    return print(ctl, args, objects, NULL, NULL);
+}
+
+int table_print_tree(
+    struct ctl *ctl, const struct ctl_args *args, json_t *objects, const char *branches, const char *usual)
+{
+    return print(ctl, args, objects, branches, usual);
 }

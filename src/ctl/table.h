@@ -48,6 +48,13 @@ struct table_column {
  */
 int table_print(struct ctl *ctl, const struct ctl_args *args, const char *member, json_t *objects);
 
+/*
+ * The same as a tree in the command's first column: below each object those that its member branches, an
+ * array, has. usual: the columns unless --output says otherwise, separated by commas. No JSON.
+ */
+int table_print_tree(
+    struct ctl *ctl, const struct ctl_args *args, json_t *objects, const char *branches, const char *usual);
+
 /* Whether --output makes sense: to be asked before the broker is. CTL_OK or CTL_USAGE. */
 int table_check(const struct ctl_args *args);
 
