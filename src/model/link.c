@@ -267,6 +267,9 @@ static const char *told_name(const struct peer *peer, const struct link *link)
     return link->acknowledged && link->named && policy_allows(peer, &link->owner) ? link->name : NULL;
 }
 
+/* The most ends of one link: a step of it looks at each end for each. */
+#define ENDS_MAX 1024
+
 static int check_name(struct model *model, const struct link_request *request, struct fault *fault)
 {
     if (request->name && !name_is_valid(request->name))
@@ -278,6 +281,8 @@ static int check_name(struct model *model, const struct link_request *request, s
             fault, FAULT_INVALID, NULL, NULL, request->n_producers ? "consumers" : "producers", 0);
     if (request->name && link_find(model, request->name))
         return fault_set(fault, FAULT_NAME_TAKEN, request->name, NULL, NULL, 0);
+    if (request->n_producers + request->n_consumers > ENDS_MAX)
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "ends in one link", ENDS_MAX);
     return 0;
 }
 
@@ -664,7 +669,10 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
         /* Disconnect does not wait for others' calls: they fail. */
         if ((busy_with(link) && (kind != JOB_DISCONNECT || link->goal == GOAL_DOWN)) || !is_for(link, kind))
             return fault_set(fault, FAULT_WRONG_STATE, name, NULL,
-                busy_with(link) ? busy_with(link) : link_state_name(link), 0);
+                busy_with(link)             ? busy_with(link)
+                : link->goal == GOAL_PARKED ? "parked"
+                                            : link_state_name(link),
+                0);
     }
     job = job_new(kind, done, userdata);
     if (!job)

@@ -277,6 +277,12 @@ const char *lifetime_name(enum lifetime lifetime);
 const char *end_state_name(enum end_state state);
 const char *link_state_name(const struct link *link);
 
+/* Why an end is not plugged as it should be; false: there is nothing to say. Cut where it is too long. */
+bool model_end_reason(const struct end *end, char *buffer, size_t size);
+
+/* The same of a link: its first such end, and why. */
+bool model_link_reason(const struct link *link, char *buffer, size_t size);
+
 /* ---- Time -------------------------------------------------------------------------------------------------
  */
 

@@ -12,6 +12,7 @@
 #include "model/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 void link_touch(struct model *model, struct link *link)
@@ -299,8 +300,11 @@ static void announce_leaving(struct model *model, struct link *link)
     for (size_t i = 0; i < link->n_ends; i++) {
         struct end *end = link->ends[i];
 
-        if (end->state == END_PLUGGED && link->acknowledged && is_staying(end))
-            end->joined = true;
+        if (end->state == END_PLUGGED && is_staying(end)) {
+            end->joined |= link->acknowledged;
+            if (end->reason)
+                end_set_reason(end, NULL);
+        }
         if (!end->joined || end->announced || is_staying(end))
             continue;
         end->announced = true;
@@ -318,8 +322,39 @@ static void announce_left(struct model *model, struct link *link)
             continue;
         end->joined = end->announced = false;
         tell_of_end(model, end, NOTICE_LEFT);
-        end_set_reason(end, NULL);
     }
+}
+
+bool model_end_reason(const struct end *end, char *buffer, size_t size)
+{
+    const char *name = strerrorname_np(end->error);
+
+    if (end->refused && end->why)
+        (void)snprintf(buffer, size, "%s", end->why);
+    else if (end->refused)
+        (void)snprintf(buffer, size, "%s: %s", name ? name : "unknown", strerror(end->error));
+    else if (end->agent && end->agent->late && !is_at_rest(end))
+        (void)snprintf(buffer, size, "agent %s does not answer", end->agent->name);
+    else if (end->state == END_ABSENT && end->reason)
+        (void)snprintf(buffer, size, "%s", end->reason);
+    else
+        return false;
+    return true;
+}
+
+bool model_link_reason(const struct link *link, char *buffer, size_t size)
+{
+    char endpoint[ENDPOINT_SIZE], reason[128];
+
+    for (size_t i = 0; i < link->n_ends; i++) {
+        const struct end *end = link->ends[i];
+
+        if (end->retiring || !model_end_reason(end, reason, sizeof(reason)))
+            continue;
+        (void)snprintf(buffer, size, "%s: %s", endpoint_format(&end->endpoint, endpoint), reason);
+        return true;
+    }
+    return false;
 }
 
 /* What its ends make of the link, told where it changes. */
@@ -334,6 +369,7 @@ static void update_state(struct model *model, struct link *link)
     bool failed = false, absent = false, linked = true, parked = link->goal == GOAL_PARKED;
     enum link_state state = link->state;
     struct news news = { .subject = link->name, .link = link->name, .owner = &link->owner };
+    char reason[ENDPOINT_SIZE + 128];
 
     if (link->goal == GOAL_DOWN || link->from)
         return;
@@ -361,6 +397,7 @@ static void update_state(struct model *model, struct link *link)
     if (!link->acknowledged)
         return;
     news.notice = notices[state];
+    news.reason = model_link_reason(link, reason, sizeof(reason)) ? reason : NULL;
     model->hooks->news(model->userdata, &news);
     tell_ends(model, link, NULL, &news);
 }

@@ -141,7 +141,7 @@ static int claim(struct connection *connection, const void *parameters)
     connection_reply_fd(connection,
         json_pack("{s:o, s:i}", "eventfd",
             eventfd == held->eventfd ? show_eventfd(&connection->peer, held, false)
-                                     : show_eoi(&connection->peer, held),
+                                     : show_eoi(&connection->peer, held, false),
             "fileDescriptorIndex", 0),
         fd);
     return 0;

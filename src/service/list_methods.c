@@ -80,7 +80,7 @@ static void stream_eventfds(struct connection *connection)
         return;
     }
     last = !next_held(connection, held->name);
-    eoi = show_eoi(&connection->peer, held);
+    eoi = show_eoi(&connection->peer, held, true);
     put(connection, "eventfd", show_eventfd(&connection->peer, held, true), held->name, last && !eoi);
     if (eoi)
         put(connection, "eventfd", eoi, NULL, last);

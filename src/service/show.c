@@ -27,16 +27,12 @@ static json_t *links_of(const struct peer *peer, const struct held *held)
     return link ? json_pack("[s]", link->name) : json_array();
 }
 
-json_t *show_eventfd(const struct peer *peer, const struct held *held, bool detail)
+/* What only the kernel tells. */
+static json_t *with_counter(json_t *object, int fd)
 {
     struct eventfd_info info;
-    json_t *object = json_pack("{s:s, s:o, s:s, s:o, s:I}", "name", held->name, "owner",
-        show_peer(&held->owner), "lifetime", lifetime_name(held->life.lifetime), "links",
-        links_of(peer, held), "since", (json_int_t)held->since);
 
-    if (held->life.lifetime == LIFETIME_LEASE)
-        object = with(object, "leaseSeconds", json_integer(held->life.lease));
-    if (!detail || eventfd_info(held->eventfd->fd, &info) < 0)
+    if (eventfd_info(fd, &info) < 0)
         return object;
     if (info.id >= 0)
         object = with(object, "eventfdId", json_integer(info.id));
@@ -44,6 +40,17 @@ json_t *show_eventfd(const struct peer *peer, const struct held *held, bool deta
     object =
         with(object, "pending", json_integer(info.count < INT64_MAX ? (json_int_t)info.count : INT64_MAX));
     return with(object, "semaphore", json_boolean(info.semaphore));
+}
+
+json_t *show_eventfd(const struct peer *peer, const struct held *held, bool detail)
+{
+    json_t *object = json_pack("{s:s, s:o, s:s, s:o, s:I}", "name", held->name, "owner",
+        show_peer(&held->owner), "lifetime", lifetime_name(held->life.lifetime), "links",
+        links_of(peer, held), "since", (json_int_t)held->since);
+
+    if (held->life.lifetime == LIFETIME_LEASE)
+        object = with(object, "leaseSeconds", json_integer(held->life.lease));
+    return detail ? with_counter(object, held->eventfd->fd) : object;
 }
 
 /* Whoever shares a relayed link's consumer can fill its counter, which is then its own loss. */
@@ -57,22 +64,15 @@ static bool is_saturated(const struct end *end)
 
 static json_t *show_end(const struct end *end)
 {
-    char endpoint[ENDPOINT_SIZE], reason[160];
+    char endpoint[ENDPOINT_SIZE], reason[512];
     json_t *object = json_pack("{s:s, s:s}", "endpoint", endpoint_format(&end->endpoint, endpoint), "state",
         end_state_name(end->state));
 
-    if (end->refused && end->why)
-        (void)snprintf(reason, sizeof(reason), "%s", end->why);
-    else if (end->refused)
-        (void)snprintf(reason, sizeof(reason), "%s: %s",
-            strerrorname_np(end->error) ? strerrorname_np(end->error) : "unknown", strerror(end->error));
-    else if (end->agent && end->agent->late && end->state != END_PLUGGED)
-        (void)snprintf(reason, sizeof(reason), "agent %s does not answer", end->agent->name);
-    else if (is_saturated(end))
-        (void)snprintf(reason, sizeof(reason), "its counter is full: signals to it are lost");
-    else
-        return object;
-    return with(object, "reason", json_string(reason));
+    if (model_end_reason(end, reason, sizeof(reason)))
+        return with(object, "reason", json_string(reason));
+    if (is_saturated(end))
+        return with(object, "reason", json_string("its counter is full: signals to it are lost"));
+    return object;
 }
 
 static json_t *show_ends(const struct link *link, bool producers)
@@ -103,6 +103,10 @@ json_t *show_link(const struct link *link)
         "group", link->group, "state", link_state_name(link), "producers", show_ends(link, true), "consumers",
         show_ends(link, false), "relayed", link->relayed, "owner", show_peer(&link->owner), "lifetime",
         lifetime_name(link->life.lifetime), "since", (json_int_t)link->since, "reason", link->reason);
+    char reason[512];
+
+    if (!link->reason && model_link_reason(link, reason, sizeof(reason)))
+        object = with(object, "reason", json_string(reason));
 
     if (link->relayed)
         object = with(object, "forwarded",
@@ -147,17 +151,19 @@ static json_t *show_offers(const struct agent *agent)
     return array;
 }
 
-json_t *show_eoi(const struct peer *peer, const struct held *held)
+json_t *show_eoi(const struct peer *peer, const struct held *held, bool detail)
 {
     const struct link *link = model_held_link(peer, held);
     char name[NAME_SIZE + 4];
+    json_t *object;
 
     if (!link || !link->resample)
         return NULL;
     (void)snprintf(name, sizeof(name), "%s/eoi", held->name);
-    return json_pack("{s:s, s:o, s:s, s:[s], s:I}", "name", name, "owner", show_peer(&held->owner),
-        "lifetime", lifetime_name(link->life.lifetime), "links", link->name, "since",
-        (json_int_t)link->since);
+    object =
+        json_pack("{s:s, s:o, s:s, s:[s], s:I}", "name", name, "owner", show_peer(&held->owner), "lifetime",
+            lifetime_name(link->life.lifetime), "links", link->name, "since", (json_int_t)link->since);
+    return detail ? with_counter(object, link->resample->fd) : object;
 }
 
 json_t *show_agent(const struct agent *agent)

@@ -13,7 +13,7 @@ json_t *show_eventfd(const struct peer *peer, const struct held *held, bool deta
 json_t *show_link(const struct link *link);
 json_t *show_spec(const struct link *link);
 /* NAME/eoi of a held eventfd's level link; NULL also where there is none. */
-json_t *show_eoi(const struct peer *peer, const struct held *held);
+json_t *show_eoi(const struct peer *peer, const struct held *held, bool detail);
 json_t *show_agent(const struct agent *agent);
 
 #endif
