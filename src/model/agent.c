@@ -170,7 +170,9 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
 {
     struct link *link = end->link;
 
-    end_repay(model, end, error ? UINT64_MAX : 1);
+    /* What was plugged late is unplugged again, and paid then. */
+    if (error || !late)
+        end_repay(model, end, error ? UINT64_MAX : 1);
     if (!error) {
         /* Late, its link may have been told that it failed: it is unplugged, and tried again from there. */
         end->state = late ? END_UNKNOWN : END_PLUGGED;
@@ -207,6 +209,7 @@ void model_agent_results(struct agent *agent, const int *errors)
             plug_result(model, end, errors[i], late);
         } else if (errors[i] == 0) {
             came_clean(end);
+            end_repay(model, end, UINT64_MAX);
             end->state = END_UNPLUGGED;
         } else {
             end->refused = true;

@@ -66,6 +66,8 @@ static void acknowledge(struct model *model, struct link *link)
 
     link->acknowledged = true;
     model->counts.links++;
+    if (link->relayed)
+        model->hooks->relay(model->userdata, link, false);
     model_tell_link(model, notices[link->state], link, NULL);
     link_touch(model, link);
 }

@@ -205,6 +205,7 @@ void link_free(struct model *model, struct link *link)
         end_remove(model, link->ends[link->n_ends - 1]);
     eventfd_leave(model, link, link->eventfd);
     eventfd_unref(link->eventfd);
+    eventfd_leave(model, link, link->resample);
     eventfd_unref(link->resample);
     for (char **label = link->labels; label && *label; label++)
         free(*label);
@@ -485,8 +486,12 @@ static int make_eventfds(struct model *model, struct link *link)
     for (size_t i = 0; i < link->n_ends; i++) {
         const struct end *end = link->ends[i];
 
-        if (end->endpoint.level && (r = eventfd_make(&link->resample)) < 0)
-            return r;
+        if (end->endpoint.level) {
+            r = eventfd_make(&link->resample);
+            if (r < 0)
+                return r;
+            eventfd_join(model, link->resample, link);
+        }
         has_held |= end_is_eventfd(end);
         shares |= end->producer && !end_is_eventfd(end);
         if (!link->relayed || end->producer || end_is_eventfd(end))

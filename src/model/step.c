@@ -300,16 +300,22 @@ static void announce_leaving(struct model *model, struct link *link)
     for (size_t i = 0; i < link->n_ends; i++) {
         struct end *end = link->ends[i];
 
-        if (end->state == END_PLUGGED && is_staying(end)) {
-            end->joined |= link->acknowledged;
-            if (end->reason)
-                end_set_reason(end, NULL);
-        }
-        if (!end->joined || end->announced || is_staying(end))
+        if (end->state != END_PLUGGED || !is_staying(end))
             continue;
-        end->announced = true;
-        tell_of_end(model, end, NOTICE_LEAVING);
+        end->joined |= link->acknowledged;
+        if (end->reason)
+            end_set_reason(end, NULL);
     }
+    /* Who leaves of its own accord comes before those that it takes along. */
+    for (int retiring = 1; retiring >= 0; retiring--)
+        for (size_t i = 0; i < link->n_ends; i++) {
+            struct end *end = link->ends[i];
+
+            if (end->retiring != retiring || !end->joined || end->announced || is_staying(end))
+                continue;
+            end->announced = true;
+            tell_of_end(model, end, NOTICE_LEAVING);
+        }
 }
 
 /* Gone is who is unplugged, or whose agent is gone. */
