@@ -994,7 +994,7 @@ static void check_rest(struct world *world, const struct outcome *outcomes)
 static void test_random(void **state)
 {
     const char *text = getenv("EVLINK_TEST_STEPS"), *seed_text = getenv("EVLINK_TEST_SEED");
-    long steps = text ? strtol(text, NULL, 10) : 20000;
+    long steps = text ? strtol(text, NULL, 10) : 400000;
     long first = seed_text ? strtol(seed_text, NULL, 10) : 1, last = seed_text ? first : 20;
 
     (void)state;
