@@ -192,6 +192,8 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
     end->refused = true;
     end->error = error;
     end->why = NULL;
+    if (error == EBUSY && link->acknowledged)
+        retry_later(model, end);
 }
 
 void model_agent_results(struct agent *agent, const int *errors)

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "model/private.h"
 
+#include <errno.h>
 #include <stddef.h>
 
 static int life_compare(const struct life *a, const struct life *b)
@@ -62,11 +63,46 @@ static void let_go(struct model *model, struct life *life, enum notice why)
     }
 }
 
+/* The first try comes soon, since VMs die quickly; each one after takes twice as long, up to this. */
+#define RETRY_FIRST (20 * USEC_PER_MSEC)
+#define RETRY_LAST (5 * USEC_PER_SEC)
+
+void retry_later(struct model *model, struct end *end)
+{
+    if (LIST_EMPTY(&model->retried)) {
+        model->retry_after = RETRY_FIRST;
+        model->retry_at = clock_monotonic() + RETRY_FIRST;
+    }
+    if (!end->retried)
+        LIST_INSERT_HEAD(&model->retried, end, in_retried);
+    end->retried = true;
+}
+
+static void retry(struct model *model, int64_t now)
+{
+    struct end *end, *next;
+
+    LIST_FOREACH_SAFE (end, &model->retried, in_retried, next) {
+        if (end->refused && end->error == EBUSY && !end->why) {
+            end->refused = false;
+            link_touch(model, end->link);
+        } else if (!end->flying && !end->queued) {
+            LIST_REMOVE(end, in_retried);
+            end->retried = false;
+        }
+    }
+    model->retry_after = model->retry_after < RETRY_LAST ? 2 * model->retry_after : RETRY_LAST;
+    model->retry_at = now + model->retry_after;
+}
+
 int64_t model_deadline(const struct model *model)
 {
     struct life *first = RB_MIN(life_tree, (struct life_tree *)&model->deadlines);
+    int64_t deadline = first ? first->deadline : -1;
 
-    return first ? first->deadline : -1;
+    if (!LIST_EMPTY(&model->retried) && (deadline < 0 || model->retry_at < deadline))
+        deadline = model->retry_at;
+    return deadline;
 }
 
 void model_expire(struct model *model, int64_t now)
@@ -75,6 +111,8 @@ void model_expire(struct model *model, int64_t now)
 
     while ((life = RB_MIN(life_tree, &model->deadlines)) && life->deadline <= now)
         let_go(model, life, NOTICE_EXPIRED);
+    if (!LIST_EMPTY(&model->retried) && model->retry_at <= now)
+        retry(model, clock_monotonic());
     model_settle(model);
 }
 

@@ -171,6 +171,8 @@ void end_free(struct model *model, struct end *end)
 {
     if (end->contends)
         LIST_REMOVE(end, in_contenders);
+    if (end->retried)
+        LIST_REMOVE(end, in_retried);
     agent_queue(end, OP_NONE);
     end_set_agent(end, NULL);
     leave_site(model, end);

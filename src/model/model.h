@@ -120,6 +120,7 @@ struct end {
     bool dirty;          /* may be plugged in its owner's kernel */
     bool refused;        /* the owner's kernel said no: tried again when something changes */
     bool retiring;       /* leaves for good */
+    bool retried;        /* it is in the model's list of those that are tried again after a while */
     bool contends;       /* it is in the model's list of those whose eventfd is in another link */
     bool joined;         /* was there, in a link that others know of: its leaving is to be told */
     bool announced;      /* `leaving` was told, `left` was not */
@@ -133,6 +134,7 @@ struct end {
     TAILQ_ENTRY(end) in_agent; /* its queue, or what flies */
     LIST_ENTRY(end) of_agent;
     LIST_ENTRY(end) in_contenders;
+    LIST_ENTRY(end) in_retried;
 };
 
 enum link_state {
@@ -289,7 +291,7 @@ bool model_link_reason(const struct link *link, char *buffer, size_t size);
 /* When model_expire() is due, as of clock_monotonic(); -1: never. */
 int64_t model_deadline(const struct model *model);
 
-/* Ends what has not been renewed by now. */
+/* Ends what has not been renewed by now, and tries again what another VM had. */
 void model_expire(struct model *model, int64_t now);
 
 /* A connection is gone: what was bound to it ends. */

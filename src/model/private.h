@@ -33,8 +33,12 @@ struct model {
     struct eventfd_tree linked; /* those that a link has and whose id is known */
     struct life_tree deadlines;
     LIST_HEAD(, end) contenders; /* ends whose eventfd is in another link */
-    TAILQ_HEAD(, link) touched;  /* to be stepped by model_settle() */
-    LIST_HEAD(, agent) going;    /* agents that are leaving or lost */
+    /* Ends that KVM said EBUSY to: the VM that has the eventfd may be dying, and nothing tells when it is
+     * dead. */
+    LIST_HEAD(, end) retried;
+    int64_t retry_at, retry_after;
+    TAILQ_HEAD(, link) touched; /* to be stepped by model_settle() */
+    LIST_HEAD(, agent) going;   /* agents that are leaving or lost */
     struct model_counts counts;
     uint64_t next_link; /* for names that are made up */
 };
@@ -53,6 +57,7 @@ void model_settle(struct model *model);
 /* life.c */
 void life_init(struct model *model, struct life *life, const struct life_request *request, bool is_link);
 void life_renew(struct model *model, struct life *life, int64_t lease);
+void retry_later(struct model *model, struct end *end);
 void life_end(struct model *model, struct life *life);
 
 /* held.c */

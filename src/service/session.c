@@ -330,6 +330,7 @@ static void take_frame(struct session *session, struct frame *frame)
 static void on_readable(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
+    struct server *server = session->server;
     struct frame frame;
     int r;
 
@@ -347,6 +348,7 @@ static void on_readable(evutil_socket_t fd, short what, void *userdata)
     session->dry = false;
     if (frame_in_next(&session->in, &frame) > 0)
         take_frame(session, &frame);
+    server_arm(server);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *userdata)
