@@ -7,7 +7,7 @@
  * What it keeps true: producers are plugged after, and unplugged before, the consumers of their link; an end
  * is dirty from before it may be plugged until its owner said that it is not, or is dead; an end that is
  * dirty for reasons not known is unplugged before it is plugged; whoever was there and leaves is announced
- * before it is unplugged and once it is, each once. tests/link.pml is a model of it.
+ * before it is unplugged and once it is, each once.
  */
 #include "model/private.h"
 
