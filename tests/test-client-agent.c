@@ -511,6 +511,9 @@ static void test_errors(void **state)
           "'errnoName': "
           "'EBUSY'}",
             EVLINK_E_PLUG_FAILED, "PlugFailed", { "kvm/v/gsi/1", "EBUSY", "bound to an interrupt" } },
+        { "'io.evlink.Broker.PlugFailed', 'parameters': {'endpoint': 'kvm/v/gsi/1', 'errno': 16, "
+          "'errnoName': 'EBUSY', 'holder': 'kvm/w/gsi/2'}",
+            EVLINK_E_PLUG_FAILED, "PlugFailed", { "kvm/v/gsi/1", "into 'kvm/w/gsi/2' still" } },
         { "'io.evlink.Broker.PlugFailed', 'parameters': {'endpoint': 'kvm/v/gsi/1/level', 'errno': 22, "
           "'errnoName': 'EINVAL'}",
             EVLINK_E_PLUG_FAILED, "PlugFailed", { "irqchip" } },

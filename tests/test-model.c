@@ -1016,10 +1016,220 @@ static void test_random(void **state)
     }
 }
 
+/* ---- What the protocol's model for spin found
+ * ---------------------------------------------------------------- */
+
+static void offer(struct world *world, const char *agent, const char *endpoint)
+{
+    struct fault fault = { 0 };
+
+    assert_int_equal(model_offer(world->model, &root, agent, &endpoint, 1, &fault), 0);
+}
+
+/* What is offered again before it is unplugged has left all the same, and comes back. */
+static void test_offer_again(void **state)
+{
+    const char *endpoint = "kvm/vm0/dev/d/notify/0";
+    struct outcome connected, withdrawn = { 0 };
+    struct fault fault = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    offer(&world, "a0", endpoint);
+    connect_as(&world, &root, "l", endpoint, "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    assert_true(connected.done && connected.r == 0);
+    assert_int_equal(model_withdraw(world.model, &root, "a0", &endpoint, 1, NULL, on_done, &withdrawn,
+                         &withdrawn.job, &fault),
+        0);
+    assert_int_equal(world.notices[NOTICE_LEAVING], 1);
+    offer(&world, "a0", endpoint);
+    run(&world);
+    assert_true(withdrawn.done);
+    assert_int_equal(world.notices[NOTICE_LEAVING], 1);
+    assert_int_equal(world.notices[NOTICE_LEFT], 1);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+/* Who was to take over is lost while the old one detaches: what nobody has any more leaves. */
+static void test_successor_lost(void **state)
+{
+    struct outcome connected, detached = { 0 };
+    struct fault fault = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    vm_attach(&world, 1 + N_VMS, &root, true);
+    assert_int_equal(model_detach(world.model, &root, "a1", on_done, &detached, &detached.job, &fault), 0);
+    assert_int_equal(world.notices[NOTICE_LEAVING], 0);
+    vm_lose(&world, 1 + N_VMS);
+    assert_int_equal(world.notices[NOTICE_LEAVING], 1);
+    run(&world);
+    assert_true(detached.done);
+    assert_int_equal(world.notices[NOTICE_LEFT], 1);
+    world_close(&world);
+}
+
+/* What a lost agent had plugged does not die with its successor's process. */
+static void test_inherited(void **state)
+{
+    struct outcome connected;
+    struct agent *agent;
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    model_agent_lost(world.vms[0].agent, "its socket was closed");
+    vm_attach(&world, N_VMS, &root, true);
+    agent = world.vms[N_VMS].agent;
+    model_agent_dead(agent);
+    assert_true(get(&world, "l")->ends[0]->dirty);
+    assert_int_equal(world.vms[0].n_plugs, 1);
+    /* The old process again: told to unplug first. */
+    vm_attach(&world, 0, &root, true);
+    assert_true(vm_take(&world, &world.vms[0]));
+    assert_int_equal(world.vms[0].op, OP_UNPLUG);
+    vm_answer(&world, &world.vms[0]);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+/* What a link that is gone left behind comes clean while another end of that link does not. */
+static void test_out_of_the_way(void **state)
+{
+    struct outcome connected, disconnected;
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    vm_lose(&world, 0);
+    vm_lose(&world, 1);
+    disconnect(&world, "l", &disconnected);
+    assert_true(disconnected.done);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "m", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    assert_true(connected.done);
+    assert_int_equal(connected.r, 0);
+    assert_int_equal(get(&world, "m")->state, LINK_WAITING);
+    vm_attach(&world, 0, &root, true);
+    run(&world);
+    assert_int_equal(get(&world, "m")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+/* What it left behind cannot be unplugged: who waits for that is told so. */
+static void test_in_the_way(void **state)
+{
+    struct outcome connected, disconnected;
+    struct world world;
+    struct vm *vm = &world.vms[0];
+    const int eio = EIO;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    vm_lose(&world, 0);
+    disconnect(&world, "l", &disconnected);
+    run(&world);
+    vm_attach(&world, 0, &root, true);
+    connect_as(&world, &root, "m", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    assert_true(vm_take(&world, &world.vms[1])); /* its consumer is plugged meanwhile */
+    assert_true(vm_answer(&world, &world.vms[1]));
+    assert_false(connected.done);
+    assert_true(vm_take(&world, vm));
+    assert_int_equal(vm->op, OP_UNPLUG);
+    vm->n_items = 0;
+    model_agent_results(vm->agent, &eio);
+    run(&world);
+    assert_true(connected.done);
+    assert_int_equal(connected.r, FAULT_ENDPOINT_BUSY);
+    assert_null(link_find(world.model, "m"));
+    world_close(&world);
+}
+
+/* EBUSY says who has the eventfd: what a link that is gone left in a VM whose agent was lost. */
+static void test_holder(void **state)
+{
+    struct outcome connected, disconnected;
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm0/gsi/5", &connected);
+    run(&world);
+    model_agent_lost(world.vms[0].agent, "its socket was closed");
+    disconnect(&world, "l", &disconnected);
+    assert_true(disconnected.done);
+    world.vms[1].fail = EBUSY;
+    connect_as(&world, &root, "m", "eventfd/e", "kvm/vm1/gsi/6", &connected);
+    run(&world);
+    assert_true(connected.done);
+    assert_int_equal(connected.r, FAULT_PLUG_FAILED);
+    assert_int_equal(connected.fault.number, EBUSY);
+    assert_string_equal(connected.fault.other, "kvm/vm0/gsi/5");
+    world_close(&world);
+}
+
+/* Leave of what is busy with something else says with what. */
+static void test_leave_busy(void **state)
+{
+    struct outcome connected, parked = { 0 }, left = { 0 };
+    struct fault fault = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &connected);
+    run(&world);
+    assert_int_equal(model_park(world.model, &root, "l", NULL, on_done, &parked, &parked.job, &fault), 0);
+    assert_int_equal(
+        model_leave(world.model, &root, "kvm/vm1/gsi/5", NULL, on_done, &left, &left.job, &fault),
+        FAULT_WRONG_STATE);
+    assert_string_equal(fault.subject, "l");
+    assert_string_equal(fault.reason, "parking");
+    run(&world);
+    assert_true(parked.done);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_offer_again),
+        cmocka_unit_test(test_successor_lost),
+        cmocka_unit_test(test_inherited),
+        cmocka_unit_test(test_out_of_the_way),
+        cmocka_unit_test(test_in_the_way),
+        cmocka_unit_test(test_leave_busy),
+        cmocka_unit_test(test_holder),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_waiting),
         cmocka_unit_test(test_late),

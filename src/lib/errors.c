@@ -87,7 +87,8 @@ static const struct answer {
         "the end '{endpoint}' is not there: attach the agent that has it (and have it offer its devices), "
         "hold the eventfd, or let the link wait" },
     { "io.evlink.Broker.PlugFailed", EVLINK_E_PLUG_FAILED,
-        "plugging into '{endpoint}' failed with {errnoName}: {why}" },
+        "plugging into '{endpoint}' failed with {errnoName}: {why}[; it may be plugged into '{holder}' "
+        "still]" },
     { "io.evlink.Broker.AgentTimeout", EVLINK_E_AGENT_TIMEOUT,
         "the agent '{agent}', asked to plug or unplug '{endpoint}', did not answer in time: its process is "
         "stopped, or does not serve its agent; the broker cleans up when it answers, then try again" },

@@ -160,7 +160,7 @@ bool model_agent_asked(const struct agent *agent, size_t i, const char *endpoint
 /* What an end says no to may have been in the way of another of the link. */
 static void came_clean(struct end *end)
 {
-    end->dirty = false;
+    end->dirty = end->inherited = false;
     for (size_t i = 0; i < end->link->n_ends; i++)
         if (end->link->ends[i]->refused && end->link->ends[i]->error == EBUSY)
             end->link->ends[i]->refused = false;
@@ -553,6 +553,9 @@ static void lose_end(struct agent *agent, struct end *end, const char *reason)
     agent_queue(end, OP_NONE);
     if (end->flying)
         TAILQ_REMOVE(&agent->flight, end, in_agent);
+    /* That a successor was sent Unplug is all that can be done about what another process had. */
+    if (end->flying && agent->flying == OP_UNPLUG)
+        end->inherited = false;
     end->flying = false;
     end->refused = false;
     end->state = END_ABSENT;
@@ -594,6 +597,7 @@ static void lose(struct agent *agent, const char *reason)
             site_touch(model, site);
         } else if (site->successor == agent) {
             site->successor = NULL;
+            site_touch(model, site);
         }
         site_put(model, site);
     }
@@ -626,7 +630,9 @@ void model_agent_dead(struct agent *agent)
 
     lose(agent, "its process is dead");
     while ((end = LIST_FIRST(&agent->ends))) {
-        came_clean(end);
+        /* What its predecessor had plugged did not die with it. */
+        if (!end->inherited)
+            came_clean(end);
         end_set_agent(end, NULL);
         link_touch(model, end->link);
     }

@@ -19,7 +19,7 @@ enum fault_code {
     FAULT_BAD_ENDPOINT,    /* subject: endpoint as given; reason */
     FAULT_ENDPOINT_BUSY,   /* subject: endpoint; other: link, empty where it may not be told */
     FAULT_NOT_ATTACHED,    /* subject: endpoint */
-    FAULT_PLUG_FAILED,     /* subject: endpoint; number: errno */
+    FAULT_PLUG_FAILED,     /* subject: endpoint; number: errno; other: the endpoint that has its eventfd */
     FAULT_AGENT_TIMEOUT,   /* subject: endpoint; other: agent */
     FAULT_WRONG_STATE,     /* subject: name; reason: its state */
     FAULT_QUOTA_EXCEEDED,  /* reason: what; number: the limit */
@@ -30,7 +30,7 @@ enum fault_code {
 struct fault {
     enum fault_code code;
     char subject[ENDPOINT_SIZE];
-    char other[NAME_SIZE];
+    char other[ENDPOINT_SIZE];
     const char *reason; /* static */
     int64_t number;
 };

@@ -142,17 +142,23 @@ struct end *end_new(struct link *link, const struct endpoint *endpoint, bool pro
     return end;
 }
 
-static void leave_site(struct model *model, struct end *end)
+/* Has those looked at that an end was, or is, in the way of. */
+void end_touch_collisions(struct model *model, struct end *end)
 {
     struct end *other = NULL;
+
+    while ((other = end_next_collision(end, other)))
+        if (other->link != end->link && !link_is_gone(other->link))
+            link_touch(model, other->link);
+}
+
+static void leave_site(struct model *model, struct end *end)
+{
     struct site *site = end->site;
 
     if (!site)
         return;
-    /* Those that it was in the way of. */
-    while ((other = end_next_collision(end, other)))
-        if (other->link != end->link)
-            link_touch(model, other->link);
+    end_touch_collisions(model, end);
     RB_REMOVE(end_tree, &site->ends, end);
     end->site = NULL;
     site_put(model, site);
@@ -432,8 +438,7 @@ int end_place(
     while ((other = end_next_collision(end, other))) {
         /* The end that moves away, and what is left of a link and can still be unplugged, is not in the way.
          */
-        if (other == end->link->from ||
-            (link_is_gone(other->link) && !other->refused && !(other->agent && other->agent->late)))
+        if (other == end->link->from || end_gives_way(other))
             continue;
         if (other->link->job == job && job->kind == JOB_CONNECT)
             return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, "collides with another of this call", 0);
@@ -852,6 +857,7 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     struct link *link;
     struct job *job;
     struct end *end;
+    const struct link *busy = NULL;
     bool any = false;
 
     if (endpoint_parse(text, &endpoint, &complaint) < 0)
@@ -866,9 +872,21 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
                 endpoint_compare(&end->endpoint, &endpoint) != 0)
                 continue;
             any = true;
-            if (policy_allows(peer, &end->link->owner) && !end->link->job)
+            if (!policy_allows(peer, &end->link->owner))
+                continue;
+            if (end->link->job)
+                busy = end->link;
+            else
                 job_add(job, end->link);
         }
+    if (busy) {
+        while ((link = TAILQ_FIRST(&job->links))) {
+            TAILQ_REMOVE(&job->links, link, in_job);
+            link->job = NULL;
+        }
+        free(job);
+        return fault_set(fault, FAULT_WRONG_STATE, busy->name, NULL, busy_with(busy), 0);
+    }
     if (job->n_links == 0) {
         free(job);
         return any ? fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0)

@@ -118,6 +118,7 @@ struct end {
     enum op queued;      /* waits in its agent's queue for this */
     bool flying;         /* its agent was asked and has not answered */
     bool dirty;          /* may be plugged in its owner's kernel */
+    bool inherited;      /* dirty for what a lost agent had plugged, in a process that may live on */
     bool refused;        /* the owner's kernel said no: tried again when something changes */
     bool retiring;       /* leaves for good */
     bool retried;        /* it is in the model's list of those that are tried again after a while */

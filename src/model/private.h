@@ -91,6 +91,7 @@ struct end *end_new(struct link *link, const struct endpoint *endpoint, bool pro
 void end_free(struct model *model, struct end *end);
 void end_remove(struct model *model, struct end *end);
 bool end_is_eventfd(const struct end *end);
+void end_touch_collisions(struct model *model, struct end *end);
 struct end *end_next_collision(const struct end *end, struct end *last);
 int end_place(
     struct model *model, const struct peer *peer, struct job *job, struct end *end, struct fault *fault);
@@ -101,6 +102,7 @@ const char *end_complaint(const struct endpoint *endpoint, bool producer);
 void link_touch(struct model *model, struct link *link);
 void site_touch(struct model *model, struct site *site);
 void link_step(struct model *model, struct link *link);
+bool end_gives_way(const struct end *end);
 void end_retire(struct model *model, struct end *end, const char *reason);
 void end_repay(struct model *model, struct end *end, uint64_t most);
 

@@ -8,6 +8,8 @@
  * is dirty from before it may be plugged until its owner said that it is not, or is dead; an end that is
  * dirty for reasons not known is unplugged before it is plugged; whoever was there and leaves is announced
  * before it is unplugged and once it is, each once.
+ *
+ * tests/link.pml is this protocol for spin, under the same names: what is changed here is changed there.
  */
 #include "model/private.h"
 
@@ -104,11 +106,11 @@ static bool is_reachable(const struct end *end)
     return end->agent && !end->agent->lost && !end->agent->late;
 }
 
-/* Plugged, and to stay so. */
+/* Plugged, and to stay so. Whoever was told to leave is unplugged first, though wanted again meanwhile. */
 static bool is_at_rest(const struct end *end)
 {
     return end->state == END_PLUGGED && is_wanted(end) &&
-           (end_is_eventfd(end) || end->agent == end_owner(end));
+           (end_is_eventfd(end) || (end->agent == end_owner(end) && !end->announced));
 }
 
 static bool any_end_moves(const struct link *link, bool producers)
@@ -124,6 +126,12 @@ static bool any_end_moves(const struct link *link, bool producers)
     return false;
 }
 
+/* Whether it is left of a link that is gone, and will be unplugged as soon as its agent gets to it. */
+bool end_gives_way(const struct end *end)
+{
+    return link_is_gone(end->link) && !end->refused && !(end->agent && end->agent->late);
+}
+
 /*
  * Whether something that is left of a link that is gone has to be unplugged first. What is being unplugged is
  * waited for.
@@ -133,8 +141,7 @@ static bool is_blocked(const struct end *end, bool for_now)
     struct end *other = NULL;
 
     while ((other = end_next_collision(end, other)))
-        if (other->dirty && link_is_gone(other->link) &&
-            (!for_now || (is_reachable(other) && !other->refused)))
+        if (other->dirty && link_is_gone(other->link) && (!for_now || end_gives_way(other)))
             return true;
     return false;
 }
@@ -173,8 +180,10 @@ static void bind_end(struct end *end)
     } else if (!end->agent || end->agent->lost) {
         /* What the lost one had plugged is its successor's to unplug, whether it offers it or not. */
         owner = end->site->agent;
-        if (owner && policy_collects(&owner->owner, end->uid))
+        if (owner && policy_collects(&owner->owner, end->uid)) {
             end_set_agent(end, owner);
+            end->inherited = true;
+        }
         end->state = end->agent && !end->agent->lost ? END_UNKNOWN : END_ABSENT;
     }
 }
@@ -411,18 +420,54 @@ static void update_state(struct model *model, struct link *link)
 /* ---- What is done
  * ------------------------------------------------------------------------------------------- */
 
+/* Whether it could be plugged at once but for ends of links that are gone. */
+static bool is_next(const struct end *end)
+{
+    return !end_is_eventfd(end) && !end->flying && !end->dirty && !end->refused && is_wanted(end) &&
+           is_reachable(end);
+}
+
+/* Whether it would be plugged but for what is being unplugged in its place. */
+static bool is_held_up(const struct end *end)
+{
+    return is_next(end) && is_blocked(end, true);
+}
+
+/* Another end that may have the eventfd of one that was refused with EBUSY, as far as its owner may know it.
+ */
+static const struct end *find_holder(struct model *model, const struct end *end)
+{
+    const struct peer *owner = &end->link->owner;
+    struct site *site;
+    struct end *other;
+
+    if (end->error != EBUSY || !end->eventfd || end->eventfd->id < 0)
+        return NULL;
+    RB_FOREACH (site, site_tree, &model->sites)
+        RB_FOREACH (other, end_tree, &site->ends)
+            if (other != end && other->dirty && other->eventfd && other->eventfd->id == end->eventfd->id &&
+                endpoint_is_irqfd(&other->endpoint) && policy_allows(owner, &other->link->owner))
+                return other;
+    return NULL;
+}
+
 /* What an end is stuck with, for a call that waits for it. */
 static bool fail_job(struct model *model, struct job *job, const struct end *end)
 {
-    char endpoint[ENDPOINT_SIZE];
+    char endpoint[ENDPOINT_SIZE], holds[ENDPOINT_SIZE];
+    const struct end *holder;
 
     endpoint_format(&end->endpoint, endpoint);
     if (end->refused && end->why)
         job_fail(model, job, FAULT_BAD_ENDPOINT, endpoint, NULL, end->why, 0);
-    else if (end->refused)
-        job_fail(model, job, FAULT_PLUG_FAILED, endpoint, NULL, NULL, end->error);
-    else if (end->agent && end->agent->late && !is_at_rest(end))
+    else if (end->refused) {
+        holder = find_holder(model, end);
+        job_fail(model, job, FAULT_PLUG_FAILED, endpoint,
+            holder ? endpoint_format(&holder->endpoint, holds) : NULL, NULL, end->error);
+    } else if (end->agent && end->agent->late && !is_at_rest(end))
         job_fail(model, job, FAULT_AGENT_TIMEOUT, endpoint, end->agent->name, NULL, 0);
+    else if (is_next(end) && is_blocked(end, false) && !is_blocked(end, true))
+        job_fail(model, job, FAULT_ENDPOINT_BUSY, endpoint, NULL, NULL, 0);
     else
         return false;
     return true;
@@ -511,13 +556,6 @@ void end_retire(struct model *model, struct end *end, const char *reason)
     link_touch(model, link);
 }
 
-/* Whether it would be plugged but for what is being unplugged in its place. */
-static bool is_held_up(const struct end *end)
-{
-    return !end_is_eventfd(end) && !end->flying && !end->dirty && !end->refused && is_wanted(end) &&
-           is_reachable(end) && is_blocked(end, true);
-}
-
 static bool is_dirty(const struct link *link)
 {
     for (size_t i = 0; i < link->n_ends; i++)
@@ -542,6 +580,14 @@ static void give_up_eventfds(struct model *model, struct link *link)
         eventfd_leave(model, link, link->ends[i]->eventfd);
 }
 
+/* What is in the way of other links has changed, maybe: they look again. */
+static void touch_collisions(struct model *model, struct link *link)
+{
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->site)
+            end_touch_collisions(model, link->ends[i]);
+}
+
 void link_step(struct model *model, struct link *link)
 {
     struct job *job;
@@ -563,6 +609,8 @@ void link_step(struct model *model, struct link *link)
     announce_left(model, link);
     remove_retired(model, link);
     update_state(model, link);
+    if (link_is_gone(link))
+        touch_collisions(model, link);
     /* A set that failed just now has it in the list again: what follows is for then. */
     if (busy || link->touched || finish_move(model, link))
         return;

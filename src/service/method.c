@@ -32,7 +32,7 @@ static const struct error {
     struct {
         const char *key;
         enum told told;
-    } parameters[4];
+    } parameters[5];
 } errors[] = {
     [FAULT_NAME_TAKEN] = { BROKER ".NameTaken", { { "name", TOLD_SUBJECT } } },
     [FAULT_NO_SUCH_EVENTFD] = { BROKER ".NoSuchEventfd", { { "name", TOLD_SUBJECT } } },
@@ -47,7 +47,8 @@ static const struct error {
         { { "endpoint", TOLD_SUBJECT }, { "link", TOLD_OTHER } } },
     [FAULT_NOT_ATTACHED] = { BROKER ".NotAttached", { { "endpoint", TOLD_SUBJECT } } },
     [FAULT_PLUG_FAILED] = { BROKER ".PlugFailed",
-        { { "endpoint", TOLD_SUBJECT }, { "errno", TOLD_NUMBER }, { "errnoName", TOLD_ERRNO_NAME } } },
+        { { "endpoint", TOLD_SUBJECT }, { "errno", TOLD_NUMBER }, { "errnoName", TOLD_ERRNO_NAME },
+            { "holder", TOLD_OTHER } } },
     [FAULT_AGENT_TIMEOUT] = { BROKER ".AgentTimeout",
         { { "agent", TOLD_OTHER }, { "endpoint", TOLD_SUBJECT } } },
     [FAULT_WRONG_STATE] = { BROKER ".WrongState", { { "name", TOLD_SUBJECT }, { "state", TOLD_REASON } } },
