@@ -128,7 +128,14 @@ static void on_relay(void *userdata, struct link *link, bool last)
     world->relays += last ? 0 : 1;
 }
 
-static const struct model_hooks hooks = { on_ready, on_lost, on_forgotten, on_news, on_tell, on_relay };
+static const struct model_hooks hooks = {
+    .agent_ready = on_ready,
+    .agent_lost = on_lost,
+    .agent_forgotten = on_forgotten,
+    .news = on_news,
+    .tell = on_tell,
+    .relay = on_relay,
+};
 
 static size_t count_fds(void)
 {

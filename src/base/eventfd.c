@@ -75,16 +75,14 @@ int eventfd_info(int fd, struct eventfd_info *ret_info)
 
 int eventfd_drain(int fd, uint64_t *ret_count)
 {
-    uint64_t count = 0;
-    struct iovec vector = { .iov_base = &count, .iov_len = sizeof(count) };
+    struct iovec vector = { .iov_base = ret_count, .iov_len = sizeof(*ret_count) };
 
     /* Offset -1 means the file's own position, which is what an eventfd has. */
     if (preadv2(fd, &vector, 1, -1, RWF_NOWAIT) < 0) {
         if (errno != EAGAIN)
             return -errno;
-        count = 0;
+        *ret_count = 0;
     }
-    *ret_count = count;
     return 0;
 }
 

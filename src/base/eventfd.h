@@ -29,7 +29,8 @@ int eventfd_info(int fd, struct eventfd_info *ret_info);
 /*
  * Reads the counter empty without blocking: *ret_count is what it was, 0 included. preadv2(RWF_NOWAIT) does
  * not block whatever the shared O_NONBLOCK says [Linux 5.8]. Of a semaphore it takes 1 at most, as all that
- * could be there would take for ever. -errno.
+ * could be there would take for ever. The kernel writes to *ret_count itself, so that it may be memory that
+ * outlives the process. -errno.
  */
 int eventfd_drain(int fd, uint64_t *ret_count);
 

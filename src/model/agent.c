@@ -126,11 +126,13 @@ size_t model_agent_next(
         end->queued = OP_NONE;
         end->flying = true;
         end->state = op == OP_PLUG ? END_PLUGGING : END_UNPLUGGING;
+        saved_due(agent->model, &end->link->saved);
         /*
          * KVM injects a count that is pending when it is given an irqfd once, and leaves it standing: read
          * it before, and owe it.
          */
-        if (op == OP_PLUG && endpoint_is_irqfd(&end->endpoint) && eventfd_drain(eventfd->fd, &count) >= 0 &&
+        if (op == OP_PLUG && endpoint_is_irqfd(&end->endpoint) &&
+            eventfd_drain_safely(end, eventfd, &count) >= 0 &&
             __builtin_add_overflow(end->debt, count, &end->debt))
             end->debt = EVENTFD_MAX;
         if (op == OP_PLUG)
@@ -311,6 +313,30 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
     return 0;
 }
 
+/* One that is in no tree and no site yet. */
+int agent_new(struct model *model, const struct peer *peer, const char *name,
+    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent)
+{
+    struct agent *agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+
+    if (!agent)
+        return -ENOMEM;
+    strcpy(agent->name, name);
+    agent->owner = *peer;
+    agent->since = clock_epoch();
+    agent->model = model;
+    agent->n_subsystems = n;
+    memcpy(agent->subsystems, subsystems, n * sizeof(*subsystems));
+    TAILQ_INIT(&agent->plugs);
+    TAILQ_INIT(&agent->unplugs);
+    TAILQ_INIT(&agent->flight);
+    TAILQ_INIT(&agent->jobs);
+    LIST_INIT(&agent->ends);
+    RB_INIT(&agent->offers);
+    *ret_agent = agent;
+    return 0;
+}
+
 int model_attach(struct model *model, const struct peer *peer, const char *name,
     const struct subsystem_name *subsystems, size_t n, bool takeover, bool watched, void *session,
     struct agent **ret_agent, struct fault *fault)
@@ -322,23 +348,11 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
     r = model_may_attach(model, peer, name, subsystems, n, takeover, fault);
     if (r)
         return r;
-    agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
-    if (!agent)
-        return -ENOMEM;
-    strcpy(agent->name, name);
-    agent->owner = *peer;
-    agent->since = clock_epoch();
+    r = agent_new(model, peer, name, subsystems, n, &agent);
+    if (r < 0)
+        return r;
     agent->watched = watched;
     agent->session = session;
-    agent->model = model;
-    agent->n_subsystems = n;
-    memcpy(agent->subsystems, subsystems, n * sizeof(*subsystems));
-    TAILQ_INIT(&agent->plugs);
-    TAILQ_INIT(&agent->unplugs);
-    TAILQ_INIT(&agent->flight);
-    TAILQ_INIT(&agent->jobs);
-    LIST_INIT(&agent->ends);
-    RB_INIT(&agent->offers);
     for (size_t i = 0; i < n; i++) {
         r = site_get(model, subsystems[i].subsystem, subsystems[i].name, &site);
         if (r < 0) {
@@ -348,6 +362,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
             return r;
         }
     }
+    saved_init(model, &agent->saved, SAVED_AGENT);
     RB_INSERT(agent_tree, &model->agents, agent);
     model->counts.agents++;
     model_tell(model, NOTICE_ATTACHED, name, NULL, NULL, &agent->owner);
@@ -460,9 +475,21 @@ static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, 
         free(offer);
     if (!changed)
         return;
+    saved_due(agent->model, &agent->saved);
     model_tell(agent->model, withdrawn ? NOTICE_WITHDRAWN : NOTICE_OFFERED, endpoint_format(&endpoint, text),
         NULL, reason, &agent->owner);
     touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
+}
+
+void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
+{
+    struct offer *offer = calloc(1, sizeof(*offer));
+
+    if (!offer)
+        return;
+    offer->endpoint = *endpoint;
+    if (RB_INSERT(offer_tree, &agent->offers, offer))
+        free(offer);
 }
 
 int model_offer(struct model *model, const struct peer *peer, const char *name, const char *const *endpoints,
@@ -582,6 +609,7 @@ static void lose(struct agent *agent, const char *reason)
 
     if (agent->lost)
         return;
+    saved_due(model, &agent->saved);
     agent->lost = true;
     agent->late = false;
     if (TAILQ_EMPTY(&agent->jobs))
@@ -651,6 +679,7 @@ int model_detach(struct model *model, const struct peer *peer, const char *name,
         r = wait_for_agent(agent, done, userdata, ret_job);
     if (r)
         return r;
+    saved_due(model, &agent->saved);
     agent->leaving = true;
     LIST_FOREACH (end, &agent->ends, of_agent) {
         end_set_reason(end, "its agent detaches");
@@ -696,6 +725,7 @@ void agents_go(struct model *model)
             }
         } else if (LIST_EMPTY(&agent->ends)) {
             LIST_REMOVE(agent, in_going);
+            saved_end(model, &agent->saved);
             model->hooks->agent_forgotten(model->userdata, agent);
             free(agent);
         }

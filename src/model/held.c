@@ -20,11 +20,12 @@ static int eventfd_compare(const struct eventfd *a, const struct eventfd *b)
 RB_GENERATE(held_tree, held, by_name, held_compare)
 RB_GENERATE(eventfd_tree, eventfd, by_id, eventfd_compare)
 
-struct eventfd *eventfd_take(int fd)
+struct eventfd *eventfd_take(struct model *model, int fd)
 {
     struct eventfd *eventfd = calloc(1, sizeof(*eventfd));
 
     if (eventfd) {
+        eventfd->model = model;
         eventfd->fd = fd;
         eventfd->references = 1;
         eventfd->id = -1;
@@ -38,10 +39,28 @@ struct eventfd *eventfd_ref(struct eventfd *eventfd)
     return eventfd;
 }
 
+/* Makes them safe, if there is somebody to keep them: all or none. */
+int eventfd_keep(struct model *model, struct eventfd **eventfds, size_t n)
+{
+    return model->hooks->keep ? model->hooks->keep(model->userdata, eventfds, n) : 0;
+}
+
+/* end: whose debt it is going to be; NULL: it goes back into the counter, or on. */
+int eventfd_drain_safely(const struct end *end, struct eventfd *eventfd, uint64_t *ret_count)
+{
+    struct model *model = eventfd->model;
+
+    return eventfd->item ? model->hooks->drain(model->userdata, end, eventfd, ret_count)
+                         : eventfd_drain(eventfd->fd, ret_count);
+}
+
 struct eventfd *eventfd_unref(struct eventfd *eventfd)
 {
     if (eventfd && --eventfd->references == 0) {
-        fd_close(eventfd->fd);
+        if (eventfd->item)
+            eventfd->model->hooks->unkeep(eventfd->model->userdata, eventfd);
+        else
+            fd_close(eventfd->fd);
         free(eventfd);
     }
     return NULL;
@@ -83,56 +102,82 @@ int model_may_hold(struct model *model, const char *const *names, size_t n, stru
     return 0;
 }
 
+/* A held eventfd that is in no tree yet. fd: stays the caller's. */
+static struct held *held_new(struct model *model, const struct peer *peer, const char *name, int fd)
+{
+    struct held *held = calloc(1, sizeof(*held));
+
+    if (!held)
+        return NULL;
+    strcpy(held->name, name);
+    held->owner = *peer;
+    held->since = clock_epoch();
+    held->eventfd = eventfd_take(model, fd);
+    if (held->eventfd)
+        return held;
+    free(held);
+    return NULL;
+}
+
+/* From now on it is held. */
+static void held_begin(struct model *model, struct held *held)
+{
+    struct site *site = site_find(model, SUBSYSTEM_NONE, held->name);
+
+    saved_init(model, &held->saved, SAVED_HELD);
+    model->counts.eventfds++;
+    model_tell(model, NOTICE_HELD, held->name, NULL, NULL, &held->owner);
+    if (site) {
+        held->site = site;
+        site->held = held;
+        site_touch(model, site);
+    }
+}
+
 int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
     const struct life_request *life, struct fault *fault)
 {
-    struct held *held = NULL;
-    size_t i;
+    struct eventfd *eventfds[HOLD_MOST];
+    struct held *helds[HOLD_MOST];
+    size_t made;
     int r;
 
+    if (n > HOLD_MOST)
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "eventfds in one call", HOLD_MOST);
     r = model_may_hold(model, names, n, fault);
     if (r)
         return r;
-    for (i = 0; i < n; i++) {
-        held = calloc(1, sizeof(*held));
-        if (!held)
+    for (made = 0; made < n && r == 0; made++) {
+        struct held *held = held_new(model, peer, names[made], fds[made]);
+
+        if (!held) {
+            r = -ENOMEM;
             break;
-        strcpy(held->name, names[i]);
-        held->owner = *peer;
-        held->since = clock_epoch();
-        held->eventfd = eventfd_take(fds[i]);
-        if (!held->eventfd)
-            break;
+        }
         /* A name that the call gives twice shows here. */
-        if (RB_INSERT(held_tree, &model->held, held))
-            break;
-    }
-    if (i < n) {
-        r = held && held->eventfd ? fault_set(fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0) : -ENOMEM;
-        if (held)
+        if (RB_INSERT(held_tree, &model->held, held)) {
+            r = fault_set(fault, FAULT_NAME_TAKEN, names[made], NULL, NULL, 0);
             free(held->eventfd);
-        free(held);
-        while (i-- > 0) {
-            held = held_find(model, names[i]);
-            RB_REMOVE(held_tree, &model->held, held);
-            free(held->eventfd); /* without its descriptor, which stays the caller's */
             free(held);
+            break;
+        }
+        helds[made] = held;
+        eventfds[made] = held->eventfd;
+    }
+    if (r == 0)
+        r = eventfd_keep(model, eventfds, n);
+    if (r) {
+        while (made-- > 0) {
+            RB_REMOVE(held_tree, &model->held, helds[made]);
+            free(helds[made]->eventfd); /* without its descriptor, which stays the caller's */
+            free(helds[made]);
         }
         return r;
     }
-    for (i = 0; i < n; i++) {
-        struct site *site = site_find(model, SUBSYSTEM_NONE, names[i]);
-
-        held = held_find(model, names[i]);
+    for (size_t i = 0; i < n; i++) {
         fds[i] = -1;
-        life_init(model, &held->life, life, false);
-        model->counts.eventfds++;
-        model_tell(model, NOTICE_HELD, held->name, NULL, NULL, &held->owner);
-        if (site) {
-            held->site = site;
-            site->held = held;
-            site_touch(model, site);
-        }
+        life_init(model, &helds[i]->life, life, false);
+        held_begin(model, helds[i]);
     }
     model_settle(model);
     return 0;
@@ -221,6 +266,7 @@ void held_drop(struct model *model, struct held *held, enum notice why)
             end_retire(model, end, why == NOTICE_EXPIRED ? "its lease has run out" : "it was released");
     }
     model_tell(model, why, held->name, NULL, NULL, &held->owner);
+    saved_end(model, &held->saved);
     eventfd_unref(held->eventfd);
     free(held);
 }
@@ -254,6 +300,7 @@ int model_renew(
     if (held->life.lifetime != LIFETIME_LEASE)
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
     life_renew(model, &held->life, lease);
+    saved_due(model, &held->saved);
     return 0;
 }
 

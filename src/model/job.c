@@ -83,6 +83,7 @@ void job_finish(struct model *model, struct job *job)
     while ((link = TAILQ_FIRST(&job->links))) {
         TAILQ_REMOVE(&job->links, link, in_job);
         link->job = NULL;
+        saved_due(model, &link->saved);
         if (link->goal == GOAL_DOWN) {
             link_dispose(model, link);
             continue;

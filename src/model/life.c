@@ -35,6 +35,13 @@ void life_init(struct model *model, struct life *life, const struct life_request
         LIST_INSERT_HEAD(&request->lifeline->lives, life, in_lifeline);
 }
 
+/* A lease that was given before: its deadline stands. */
+void life_restore(struct model *model, struct life *life)
+{
+    if (life->lifetime == LIFETIME_LEASE)
+        RB_INSERT(life_tree, &model->deadlines, life);
+}
+
 void life_renew(struct model *model, struct life *life, int64_t lease)
 {
     RB_REMOVE(life_tree, &model->deadlines, life);

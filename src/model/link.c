@@ -67,21 +67,23 @@ void eventfd_leave(struct model *model, struct link *link, struct eventfd *event
         link_touch(model, end->link);
 }
 
-/* A new one of the broker's own. -EMFILE, -ENFILE, -ENOMEM. */
-int eventfd_make(struct eventfd **ret_eventfd)
+/* A new one of the broker's own. -EMFILE, -ENFILE, -ENOMEM, or what keeping it says. */
+int eventfd_make(struct model *model, struct eventfd **ret_eventfd)
 {
     int fd = eventfd_create(false), r;
     struct eventfd *eventfd;
 
     if (fd < 0)
         return fd;
-    eventfd = eventfd_take(fd);
+    eventfd = eventfd_take(model, fd);
     if (!eventfd) {
         fd_close(fd);
         return -ENOMEM;
     }
     eventfd->ours = true;
     r = eventfd_know(eventfd);
+    if (r == 0)
+        r = eventfd_keep(model, &eventfd, 1);
     if (r < 0)
         eventfd_unref(eventfd);
     else
@@ -164,7 +166,7 @@ static void leave_site(struct model *model, struct end *end)
     site_put(model, site);
 }
 
-static bool has_eventfd(const struct link *link, const struct eventfd *eventfd)
+bool link_has(const struct link *link, const struct eventfd *eventfd)
 {
     bool has = link->eventfd == eventfd;
 
@@ -197,7 +199,7 @@ void end_remove(struct model *model, struct end *end)
         i++;
     link->n_ends--;
     memmove(&link->ends[i], &link->ends[i + 1], (link->n_ends - i) * sizeof(struct end *));
-    if (end->eventfd && !has_eventfd(link, end->eventfd))
+    if (end->eventfd && !link_has(link, end->eventfd))
         eventfd_leave(model, link, end->eventfd);
     end_free(model, end);
 }
@@ -215,6 +217,8 @@ void link_free(struct model *model, struct link *link)
     eventfd_unref(link->eventfd);
     eventfd_leave(model, link, link->resample);
     eventfd_unref(link->resample);
+    saved_end(model, &link->saved);
+    model->n_recovering -= link->recovering;
     for (char **label = link->labels; label && *label; label++)
         free(*label);
     free(link->labels);
@@ -469,7 +473,7 @@ int link_make_eventfd(struct model *model, struct link *link, struct end *end)
     struct eventfd *eventfd;
     int r;
 
-    r = eventfd_make(&eventfd);
+    r = eventfd_make(model, &eventfd);
     if (r < 0)
         return r;
     eventfd_join(model, eventfd, link);
@@ -494,7 +498,7 @@ static int make_eventfds(struct model *model, struct link *link)
         const struct end *end = link->ends[i];
 
         if (end->endpoint.level) {
-            r = eventfd_make(&link->resample);
+            r = eventfd_make(model, &link->resample);
             if (r < 0)
                 return r;
             eventfd_join(model, link->resample, link);
@@ -610,6 +614,7 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
         if (!link->named)
             name_link(model, link);
         life_init(model, &link->life, life, true);
+        saved_init(model, &link->saved, SAVED_LINK);
         link_touch(model, link);
     }
     model_settle(model);
@@ -922,5 +927,6 @@ int model_renew_link(
     if (link->life.lifetime != LIFETIME_LEASE)
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
     life_renew(model, &link->life, lease);
+    saved_due(model, &link->saved);
     return 0;
 }

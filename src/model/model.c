@@ -15,6 +15,7 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
     model->userdata = userdata;
     model->aio = aio;
     TAILQ_INIT(&model->touched);
+    TAILQ_INIT(&model->due);
     *ret_model = model;
     return 0;
 }

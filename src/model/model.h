@@ -30,9 +30,25 @@
 
 struct model;
 struct job;
+struct packer;
 
 /* ---- What there is. Read by everybody, changed by src/model alone. ----------------------------------------
  */
+
+enum saved_kind {
+    SAVED_HELD = 1,
+    SAVED_AGENT = 2,
+    SAVED_LINK = 3,
+};
+
+/* What is on record about an object, if somebody keeps records: see record.h. */
+struct saved {
+    uint64_t number; /* of all objects of the model, in the order in which they were made */
+    enum saved_kind kind;
+    bool due;      /* it may differ from what is on record */
+    bool recorded; /* it is on record, or was */
+    TAILQ_ENTRY(saved) in_due;
+};
 
 enum lifetime {
     LIFETIME_PERSISTENT,
@@ -62,6 +78,9 @@ struct lifeline {
 /* An eventfd that the broker has a reference to: held, or a link's own, or both. Reference-counted. */
 struct eventfd {
     int fd;
+    uint64_t number; /* what it is kept under, 0: it is not kept */
+    void *item;      /* the hooks' receiver's own, where it is kept */
+    struct model *model;
     unsigned references;
     bool ours;  /* made by the broker: it can be replaced */
     bool known; /* id and semaphore were read */
@@ -72,6 +91,7 @@ struct eventfd {
 };
 
 struct held {
+    struct saved saved;
     char name[NAME_SIZE];
     struct eventfd *eventfd;
     struct peer owner;
@@ -152,6 +172,7 @@ enum link_goal {
 };
 
 struct link {
+    struct saved saved;
     char name[NAME_SIZE];
     char *group;   /* NULL: none */
     char **labels; /* key, value, ..., NULL; NULL: none */
@@ -165,6 +186,7 @@ struct link {
     bool named;            /* it is in the tree of names; else it only waits for its dirty ends */
     bool busy;             /* a step of it is due, queued or flies */
     bool touched;          /* it is in the model's list of those to be stepped */
+    bool recovering;       /* back from a record, with something begun that is to be finished or undone */
     struct eventfd *renew; /* to be replaced by a fresh one: ends that have it are unplugged; NULL: none */
     uint64_t forwarded;    /* signals that the relay moved */
     struct eventfd
@@ -193,14 +215,16 @@ struct offer {
 };
 
 struct agent {
+    struct saved saved;
     char name[NAME_SIZE];
     struct peer owner;
     int64_t since;
-    bool leaving; /* being detached: nothing is plugged any more */
-    bool late;    /* has not answered in time */
-    bool lost;    /* its socket is gone; kept only for its dirty ends, until its process is dead */
-    bool doubted; /* an unplug failed since the last inventory */
-    bool watched; /* there is a pidfd that will tell when the process is dead */
+    bool leaving;           /* being detached: nothing is plugged any more */
+    bool late;              /* has not answered in time */
+    bool lost;              /* its socket is gone; kept only for its dirty ends, until its process is dead */
+    bool doubted;           /* an unplug failed since the last inventory */
+    bool watched;           /* there is a pidfd that will tell when the process is dead */
+    uint64_t socket, pidfd; /* what these are kept under, 0: they are not */
     void *session;
     struct model *model;
     RB_HEAD(offer_tree, offer) offers;
@@ -265,6 +289,18 @@ struct model_hooks {
     /* The eventfds of a relayed link have changed; last: it is gone, what is still in its sources is to be
      * passed on. */
     void (*relay)(void *userdata, struct link *link, bool last);
+    /*
+     * Somebody keeps what there is, and copies of all eventfds; NULL, all four: nobody does. keep: makes n
+     * eventfds (each with its fd) safe, all or none, and gives each a number and an item: 0 or -errno.
+     * unkeep: the eventfd is not needed any more, its descriptor is consumed. ended: so is what was on record
+     * of an object. drain: reads an eventfd's counter empty as eventfd_drain() does; should this process die
+     * before the next records are made, what was read is, for the next one, an end's debt, or (end NULL) back
+     * in the counter.
+     */
+    int (*keep)(void *userdata, struct eventfd **eventfds, size_t n);
+    void (*unkeep)(void *userdata, struct eventfd *eventfd);
+    void (*ended)(void *userdata, enum saved_kind kind, uint64_t number);
+    int (*drain)(void *userdata, const struct end *end, struct eventfd *eventfd, uint64_t *ret_count);
 };
 
 /* aio: borrowed, must outlive the model. -ENOMEM. */
@@ -306,6 +342,9 @@ struct life_request {
     int64_t lease;             /* seconds, with LIFETIME_LEASE */
     struct lifeline *lifeline; /* with LIFETIME_CONNECTION */
 };
+
+/* The most that one call holds. */
+#define HOLD_MOST 253
 
 /*
  * Holds fds[i], verified eventfds, under names[i], n of them, all or none. fds: each is stolen (set to -1) if

@@ -23,6 +23,10 @@ RB_PROTOTYPE(life_tree, life, by_deadline, life_compare)
 RB_PROTOTYPE(end_tree, end, by_endpoint, end_compare)
 
 struct model {
+    bool restoring;       /* nothing is settled yet */
+    size_t n_recovering;  /* links */
+    uint64_t next_number; /* of the next object on record */
+    TAILQ_HEAD(, saved) due;
     const struct model_hooks *hooks;
     void *userdata;
     struct evaio *aio;
@@ -54,14 +58,22 @@ void model_tell(struct model *model, enum notice notice, const char *subject, co
  */
 void model_settle(struct model *model);
 
+/* record.c */
+void saved_init(struct model *model, struct saved *saved, enum saved_kind kind);
+void saved_due(struct model *model, struct saved *saved);
+void saved_end(struct model *model, struct saved *saved);
+
 /* life.c */
+void life_restore(struct model *model, struct life *life);
 void life_init(struct model *model, struct life *life, const struct life_request *request, bool is_link);
 void life_renew(struct model *model, struct life *life, int64_t lease);
 void retry_later(struct model *model, struct end *end);
 void life_end(struct model *model, struct life *life);
 
 /* held.c */
-struct eventfd *eventfd_take(int fd); /* fd: consumed, unless NULL is returned */
+struct eventfd *eventfd_take(struct model *model, int fd); /* fd: consumed, unless NULL is returned */
+int eventfd_keep(struct model *model, struct eventfd **eventfds, size_t n);
+int eventfd_drain_safely(const struct end *end, struct eventfd *eventfd, uint64_t *ret_count);
 struct eventfd *eventfd_ref(struct eventfd *eventfd);
 struct eventfd *eventfd_unref(struct eventfd *eventfd);
 int eventfd_know(struct eventfd *eventfd);
@@ -77,13 +89,14 @@ void site_put(struct model *model, struct site *site);
 struct link *link_find(struct model *model, const char *name);
 void link_down(struct model *model, struct link *link, const char *reason);
 void link_dispose(struct model *model, struct link *link);
+bool link_has(const struct link *link, const struct eventfd *eventfd);
 void link_free(struct model *model, struct link *link);
 bool link_is_gone(const struct link *link);
 struct link *eventfd_user(struct model *model, const struct eventfd *eventfd);
 void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link);
 void eventfd_leave(struct model *model, struct link *link, struct eventfd *eventfd);
 const char *eventfd_unfit(const struct eventfd *eventfd, const struct link *link);
-int eventfd_make(struct eventfd **ret_eventfd);
+int eventfd_make(struct model *model, struct eventfd **ret_eventfd);
 int link_make_eventfd(struct model *model, struct link *link, struct end *end);
 void end_set_eventfd(struct end *end, struct eventfd *eventfd);
 void end_set_reason(struct end *end, const char *reason);
@@ -136,6 +149,9 @@ void job_fail(struct model *model, struct job *job, enum fault_code code, const 
 void job_finish(struct model *model, struct job *job);
 
 /* agent.c */
+int agent_new(struct model *model, const struct peer *peer, const char *name,
+    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent);
+void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint);
 struct agent *end_owner(const struct end *end);
 void agent_queue(struct end *end, enum op op);
 void agents_go(struct model *model);

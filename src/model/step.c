@@ -19,6 +19,7 @@
 
 void link_touch(struct model *model, struct link *link)
 {
+    saved_due(model, &link->saved);
     if (!link->busy && link->job)
         link->job->n_busy++;
     link->busy = true;
@@ -42,6 +43,8 @@ void model_settle(struct model *model)
 {
     struct link *link;
 
+    if (model->restoring)
+        return;
     do {
         while ((link = TAILQ_FIRST(&model->touched))) {
             TAILQ_REMOVE(&model->touched, link, in_touched);
@@ -256,10 +259,10 @@ static void renew_eventfd(struct model *model, struct link *link)
         if (link->ends[i]->eventfd == old && (link->ends[i]->dirty || link->ends[i]->flying))
             return;
     link->renew = NULL;
-    if (eventfd_make(&fresh) < 0)
+    if (eventfd_make(model, &fresh) < 0)
         return; /* what stands goes on standing */
     eventfd_join(model, fresh, link);
-    if (eventfd_drain(old->fd, &count) >= 0 && count > 0)
+    if (eventfd_drain_safely(NULL, old, &count) >= 0 && count > 0)
         (void)evaio_add(model->aio, fresh->fd, count);
     eventfd_leave(model, link, old);
     if (link->eventfd == old) {
@@ -615,6 +618,10 @@ void link_step(struct model *model, struct link *link)
     if (busy || link->touched || finish_move(model, link))
         return;
     link->busy = false;
+    if (link->recovering && (link->goal != GOAL_DOWN || !link->named)) {
+        link->recovering = false;
+        model->n_recovering--;
+    }
     job = link->job;
     if (job && --job->n_busy == 0)
         job_finish(model, job);

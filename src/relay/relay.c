@@ -11,19 +11,16 @@ static void owe(const struct relay_destination *destination, uint64_t count)
         *destination->owed = EVENTFD_MAX;
 }
 
-int64_t relay_pass(struct evaio *aio, int source, const struct relay_destination *destinations, size_t n)
+bool relay_pass(struct evaio *aio, uint64_t count, const struct relay_destination *destinations, size_t n)
 {
     struct evaio_signal signals[BATCH];
     size_t queued = 0;
-    uint64_t count;
-    int r;
+    bool owed = false;
 
-    r = eventfd_drain(source, &count);
-    if (r < 0)
-        return r;
-    for (size_t i = 0; count > 0 && i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (destinations[i].fd < 0) {
             owe(&destinations[i], count);
+            owed = true;
             continue;
         }
         signals[queued++] = (struct evaio_signal){
@@ -37,5 +34,5 @@ int64_t relay_pass(struct evaio *aio, int source, const struct relay_destination
     }
     if (queued > 0)
         evaio_signal(aio, signals, queued);
-    return count < INT64_MAX ? (int64_t)count : INT64_MAX;
+    return owed;
 }

@@ -2,9 +2,8 @@
 /*
  * The one data path: from the eventfds that a relayed link's producers signal to those of its consumers.
  *
- * What it keeps true: what is read from a source is passed on to every destination before this returns, by
- * ways of signalling that nobody who shares an eventfd can block. It knows no links and has no events of its
- * own.
+ * What it keeps true: a count is passed on to every destination before this returns, by ways of signalling
+ * that nobody who shares an eventfd can block. It knows no links and has no events of its own.
  */
 #ifndef RELAY_RELAY_H
 #define RELAY_RELAY_H
@@ -17,10 +16,8 @@ struct relay_destination {
     uint64_t *owed;
 };
 
-/*
- * Reads source (borrowed) empty, and signals the destinations. Returns how many signals were moved, 0 for
- * none, or -errno where the source cannot be read.
+/* Passes a count that was read from a source on to all destinations. Returns whether any of it is owed now.
  */
-int64_t relay_pass(struct evaio *aio, int source, const struct relay_destination *destinations, size_t n);
+bool relay_pass(struct evaio *aio, uint64_t count, const struct relay_destination *destinations, size_t n);
 
 #endif

@@ -113,7 +113,7 @@ static void serve(struct connection *connection)
     int streamed = 0;
 
     for (;;) {
-        if (connection->failed || is_full(connection))
+        if (connection->failed || is_full(connection) || connection->server->recovering)
             return;
         if (connection->stream) {
             if (streamed++ == STREAM_MAX) {
@@ -178,6 +178,7 @@ static void advance(struct connection *connection)
             fail(connection, "cannot receive", r);
     }
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
+        server_sync(server);
         r = socket_send(connection->fd, &connection->out);
         if (r < 0 && r != -EAGAIN && !connection->failed)
             fail(connection, "cannot send", r);

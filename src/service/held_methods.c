@@ -4,8 +4,10 @@
 #include "base/fd.h"
 #include "service/method.h"
 #include "service/show.h"
+#include "service/vault.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct hold_parameters {
@@ -213,17 +215,39 @@ static int signal_held(struct connection *connection, const void *parameters)
         model_signal(connection->server->model, &connection->peer, p->name, count, &fault), &fault);
 }
 
+/* What the process before ended by, as far as it could tell. NULL: there was none. */
+static const char *last_end(const struct vault_report *report)
+{
+    if (!report || report->last.starts == 0)
+        return NULL;
+    if (report->last.ended == LEDGER_STOPPED)
+        return "stopped";
+    if (report->last.ended > 0)
+        return sigabbrev_np(report->last.ended);
+    return getenv("EVLINKD_LAST_END") ? getenv("EVLINKD_LAST_END") : "killed";
+}
+
 static int status(struct connection *connection, const void *parameters)
 {
     struct server *server = connection->server;
     struct model_counts counts = model_count(server->model);
+    const struct vault_report *report = server->vault ? vault_report(server->vault) : NULL;
+    json_t *json;
 
     (void)parameters;
-    connection_reply(connection,
-        json_pack("{s:s, s:I, s:b, s:i, s:i, s:I, s:I, s:I, s:I}", "version", PACKAGE_VERSION, "startedAt",
-            (json_int_t)server->started_at, "durable", 0, "restoredEventfds", 0, "restoredLinks", 0,
-            "eventfds", (json_int_t)counts.eventfds, "links", (json_int_t)counts.links, "agents",
-            (json_int_t)counts.agents, "connections", (json_int_t)server->n_connections));
+    json = json_pack("{s:s, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s*}", "version", PACKAGE_VERSION,
+        "startedAt", (json_int_t)server->started_at, "durable", report != NULL, "restoredEventfds",
+        (json_int_t)(report ? report->eventfds : 0), "restoredLinks",
+        (json_int_t)(report ? report->links : 0), "eventfds", (json_int_t)counts.eventfds, "links",
+        (json_int_t)counts.links, "agents", (json_int_t)counts.agents, "connections",
+        (json_int_t)server->n_connections, "lastEnd", last_end(report));
+    if (json && report && report->last.starts > 0 &&
+        (json_object_set_new(json, "restoredAgents", json_integer((json_int_t)report->agents)) < 0 ||
+            json_object_set_new(json, "restoreMicroseconds", json_integer(report->took)) < 0)) {
+        json_decref(json);
+        json = NULL;
+    }
+    connection_reply(connection, json);
     return 0;
 }
 

@@ -335,7 +335,7 @@ void method_call(struct connection *connection)
     if (r >= 0)
         return;
     log_error("cannot serve %s: %s", connection->call.method, strerror(-r));
-    if ((r == -EMFILE || r == -ENFILE) && connection->call.root)
+    if ((r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ETOOMANYREFS) && connection->call.root)
         r = full_table(connection);
     if (r < 0)
         connection->failed = true;

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The loop's part in relayed links: see relays.h. */
 #include "service/relays.h"
+#include "base/crash.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "model/record.h"
 #include "relay/relay.h"
+#include "service/vault.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct source {
-    int fd; /* a duplicate, that nobody else closes while it is watched */
+    int fd;          /* a duplicate, that nobody else closes while it is watched */
+    uint64_t number; /* what the eventfd is kept under */
     struct event *event;
     struct relay *relay;
 };
@@ -25,10 +29,27 @@ struct relay {
 
 static void pass(struct relay *relay, const struct source *source)
 {
-    int64_t moved = relay_pass(relay->server->aio, source->fd, relay->destinations, relay->n_destinations);
+    struct vault *vault = relay->server->vault;
+    struct ledger_slot *slot = NULL;
+    uint64_t count = 0;
+    int r;
 
-    if (moved > 0)
-        model_forwarded(relay->link, (uint64_t)moved);
+    /* What is read is in a slot of the vault until it was passed on: read into memory alone it would be lost
+     * with this process. */
+    r = vault ? vault_drain_source(vault, source->number, source->fd, &count, &slot)
+              : eventfd_drain(source->fd, &count);
+    if (r < 0 || count == 0) {
+        vault_drained(vault, slot);
+        return;
+    }
+    if (relay_pass(relay->server->aio, count, relay->destinations, relay->n_destinations)) {
+        model_owed(relay->link);
+        server_sync(relay->server); /* and with it the slot is void */
+    } else {
+        crash_point("relay: passed on");
+        vault_drained(vault, slot);
+    }
+    model_forwarded(relay->link, count);
 }
 
 static void on_source(evutil_socket_t fd, short what, void *userdata)
@@ -59,6 +80,7 @@ static bool watch(struct relay *relay, const struct eventfd *eventfd)
 
     source->relay = relay;
     source->fd = fd_dup(eventfd->fd);
+    source->number = eventfd->number;
     source->event = source->fd < 0
                         ? NULL
                         : event_new(relay->server->base, source->fd, EV_READ | EV_PERSIST, on_source, source);

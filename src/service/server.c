@@ -5,13 +5,16 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "model/record.h"
 #include "service/connection.h"
 #include "service/monitor.h"
 #include "service/relays.h"
 #include "service/session.h"
+#include "service/vault.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +65,39 @@ static void on_relay(void *userdata, struct link *link, bool last)
     relays_update(userdata, link, last);
 }
 
+static int on_keep(void *userdata, struct eventfd **eventfds, size_t n)
+{
+    struct server *server = userdata;
+
+    return server->vault ? vault_keep(server->vault, eventfds, n) : 0;
+}
+
+static void on_unkeep(void *userdata, struct eventfd *eventfd)
+{
+    struct server *server = userdata;
+
+    if (server->vault)
+        vault_unkeep(server->vault, eventfd);
+    else
+        fd_close(eventfd->fd);
+}
+
+static void on_ended(void *userdata, enum saved_kind kind, uint64_t number)
+{
+    struct server *server = userdata;
+
+    if (server->vault)
+        vault_ended(server->vault, kind, number);
+}
+
+static int on_drain(void *userdata, const struct end *end, struct eventfd *eventfd, uint64_t *ret_count)
+{
+    struct server *server = userdata;
+
+    return server->vault ? vault_drain(server->vault, end, eventfd, ret_count)
+                         : eventfd_drain(eventfd->fd, ret_count);
+}
+
 static const struct model_hooks hooks = {
     .agent_ready = on_agent_ready,
     .agent_lost = on_agent_lost,
@@ -69,6 +105,10 @@ static const struct model_hooks hooks = {
     .news = on_news,
     .tell = on_tell,
     .relay = on_relay,
+    .keep = on_keep,
+    .unkeep = on_unkeep,
+    .ended = on_ended,
+    .drain = on_drain,
 };
 
 static void on_timer(evutil_socket_t fd, short what, void *userdata)
@@ -82,11 +122,35 @@ static void on_timer(evutil_socket_t fd, short what, void *userdata)
     server_arm(server);
 }
 
+void server_sync(struct server *server)
+{
+    int r = server->vault ? vault_sync(server->vault) : 0;
+
+    if (r == 0)
+        return;
+    /* Nothing of it was told to anybody: for the next process it did not happen. */
+    log_error("cannot record a change: %s: ending, to go on from what is on record", strerror(-r));
+    _exit(EXIT_FAILURE);
+}
+
+/* Those who have waited are served. */
+static void end_recovery(struct server *server)
+{
+    struct connection *connection;
+
+    server->recovering = false;
+    LIST_FOREACH (connection, &server->connections, in_server)
+        connection_resume(connection);
+}
+
 void server_arm(struct server *server)
 {
     int64_t deadline = model_deadline(server->model), wait;
     struct timeval interval;
 
+    server_sync(server);
+    if (server->recovering && !model_is_recovering(server->model))
+        end_recovery(server);
     if (deadline == server->armed)
         return;
     server->armed = deadline;
@@ -109,8 +173,22 @@ static void on_signal(evutil_socket_t number, short what, void *userdata)
     struct server *server = userdata;
 
     (void)what;
+    if (number == SIGHUP) {
+        /* There is nothing yet to be read again: the service manager hears that this was done. */
+        (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
+        (void)sd_notify(0, "READY=1");
+        return;
+    }
     log_info("got SIG%s: stopping", sigabbrev_np((int)number));
     (void)event_base_loopbreak(server->base);
+}
+
+static void on_watchdog(evutil_socket_t fd, short what, void *userdata)
+{
+    (void)fd;
+    (void)what;
+    (void)userdata;
+    (void)sd_notify(0, "WATCHDOG=1");
 }
 
 static void on_accept_again(evutil_socket_t fd, short what, void *userdata)
@@ -170,7 +248,8 @@ static int take_lock(struct server *server)
     return 0;
 }
 
-static int listen_at(struct server *server)
+/* Binds server->path. */
+static int bind_listener(struct server *server)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
     struct stat status;
@@ -208,13 +287,44 @@ static int listen_at(struct server *server)
     return 0;
 }
 
+#define LISTENER_NAME "evlinkd-listener"
+#define LOCK_NAME "evlinkd-lock"
+
+/*
+ * What an earlier evlinkd had bound and stored, what the service manager has bound, or a socket of our own,
+ * which is stored where there is a vault: clients that come between two processes wait in its queue.
+ */
+static int listen_at(struct server *server, struct passed *passed, const struct server_options *options)
+{
+    int r;
+
+    server->lock = passed_take(passed, LOCK_NAME);
+    server->listener = passed_take(passed, LISTENER_NAME);
+    if (server->listener < 0)
+        server->listener = passed_take_listener(passed);
+    if (server->listener >= 0)
+        return evutil_make_socket_nonblocking(server->listener) < 0 ? -EIO : 0;
+    server->path = strdup(options->path);
+    if (!server->path)
+        return -ENOMEM;
+    r = bind_listener(server);
+    if (r < 0 || !options->vault)
+        return r;
+    r = passed_store(LOCK_NAME, server->lock);
+    if (r == 0)
+        r = passed_store(LISTENER_NAME, server->listener);
+    if (r < 0)
+        log_error("cannot put the socket into the service manager's descriptor store: %s",
+            r == -ENOTCONN ? "there is none; run evlinkd as a service, or with --supervise" : strerror(-r));
+    return r;
+}
+
 static int make_events(struct server *server)
 {
-    static const int numbers[ARRAY_SIZE(server->signals)] = { SIGTERM, SIGINT };
+    static const int numbers[ARRAY_SIZE(server->signals)] = { SIGTERM, SIGINT, SIGHUP };
+    struct timeval interval;
+    uint64_t watchdog;
 
-    server->base = event_base_new();
-    if (!server->base)
-        return -ENOMEM;
     server->timer = evtimer_new(server->base, on_timer, server);
     server->accept_again = evtimer_new(server->base, on_accept_again, server);
     server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
@@ -225,7 +335,13 @@ static int make_events(struct server *server)
         if (!server->signals[i] || event_add(server->signals[i], NULL) < 0)
             return -ENOMEM;
     }
-    return 0;
+    if (sd_watchdog_enabled(0, &watchdog) <= 0)
+        return 0;
+    /* Twice within what the service manager waits. */
+    interval.tv_sec = (time_t)(watchdog / 2 / USEC_PER_SEC);
+    interval.tv_usec = (suseconds_t)(watchdog / 2 % USEC_PER_SEC);
+    server->watchdog = event_new(server->base, -1, EV_PERSIST, on_watchdog, server);
+    return server->watchdog && event_add(server->watchdog, &interval) == 0 ? 0 : -ENOMEM;
 }
 
 /* Held eventfds take descriptors: as many as we may have. */
@@ -240,10 +356,33 @@ static void raise_limit(void)
     }
 }
 
+static int start(struct server *server, struct passed *passed, const struct server_options *options)
+{
+    int r;
+
+    r = listen_at(server, passed, options);
+    if (r < 0)
+        return r;
+    server->base = event_base_new();
+    if (!server->base)
+        return -ENOMEM;
+    r = evaio_new(&server->aio);
+    if (r < 0)
+        return r;
+    r = model_new(&hooks, server, server->aio, &server->model);
+    if (r < 0)
+        return r;
+    r = make_events(server);
+    if (r < 0)
+        return r;
+    return options->vault ? vault_open(server, passed) : 0;
+}
+
 int server_new(const struct server_options *options, struct server **ret_server)
 {
     struct server *server = calloc(1, sizeof(*server));
-    int r = -ENOMEM;
+    struct passed *passed = NULL;
+    int r;
 
     if (!server)
         return -ENOMEM;
@@ -251,35 +390,37 @@ int server_new(const struct server_options *options, struct server **ret_server)
     server->armed = -1;
     server->agent_timeout = options->agent_timeout;
     server->started_at = clock_epoch();
-    server->path = strdup(options->path);
-    if (!server->path)
-        goto fail;
     raise_limit();
     (void)signal(SIGPIPE, SIG_IGN);
-    r = listen_at(server);
-    if (r < 0)
-        goto fail;
-    r = evaio_new(&server->aio);
-    if (r < 0)
-        goto fail;
-    r = model_new(&hooks, server, server->aio, &server->model);
-    if (r < 0)
-        goto fail;
-    r = make_events(server);
-    if (r < 0)
-        goto fail;
+    r = passed_new(&passed);
+    if (r >= 0)
+        r = start(server, passed, options);
+    passed_free(passed);
+    if (r < 0) {
+        server_free(server);
+        return r;
+    }
     *ret_server = server;
     return 0;
+}
 
-fail:
-    server_free(server);
-    return r;
+static void tell_ready(const struct server *server)
+{
+    const struct vault_report *report = server->vault ? vault_report(server->vault) : NULL;
+
+    if (report && report->last.starts > 0)
+        log_info("back with %zu eventfds, %zu links and %zu agents, in %" PRIi64 " us", report->eventfds,
+            report->links, report->agents, report->took);
+    if (server->path)
+        log_info("listening at %s", server->path);
+    (void)sd_notify(0, "READY=1");
 }
 
 int server_run(struct server *server)
 {
-    (void)sd_notify(0, "READY=1");
-    log_info("listening at %s", server->path);
+    server->recovering = model_is_recovering(server->model);
+    server_arm(server);
+    tell_ready(server);
     if (event_base_dispatch(server->base) < 0)
         return -EIO;
     (void)sd_notify(0, "STOPPING=1");
@@ -288,8 +429,8 @@ int server_run(struct server *server)
 
 static void free_events(struct server *server)
 {
-    struct event *events[] = { server->timer, server->accept, server->accept_again, server->signals[0],
-        server->signals[1] };
+    struct event *events[] = { server->timer, server->accept, server->accept_again, server->watchdog,
+        server->signals[0], server->signals[1], server->signals[2] };
 
     for (size_t i = 0; i < ARRAY_SIZE(events); i++)
         if (events[i])
@@ -299,9 +440,13 @@ static void free_events(struct server *server)
 struct server *server_free(struct server *server)
 {
     struct connection *connection;
+    bool kept = server && server->vault;
 
     if (!server)
         return NULL;
+    /* What ends from here on ends for this process only. */
+    if (server->vault)
+        server->vault = vault_free(server->vault, true);
     while ((connection = LIST_FIRST(&server->connections)))
         connection_free(connection);
     model_free(server->model); /* and with it the sessions */
@@ -309,10 +454,9 @@ struct server *server_free(struct server *server)
     if (server->base)
         event_base_free(server->base);
     evaio_free(server->aio);
-    if (server->listener >= 0) {
+    if (server->listener >= 0 && server->path && !kept)
         (void)unlink(server->path);
-        fd_close(server->listener);
-    }
+    fd_close(server->listener);
     fd_close(server->lock);
     free(server->path);
     free(server);

@@ -17,6 +17,8 @@ struct server {
     struct event_base *base;
     struct evaio *aio;
     struct model *model;
+    struct vault *vault; /* NULL: nothing outlives this process */
+    bool recovering;     /* calls wait until what was begun before the start is finished or undone */
     LIST_HEAD(, connection) connections;
     LIST_HEAD(, session) sessions;
     LIST_HEAD(, monitor) monitors;
@@ -27,20 +29,22 @@ struct server {
     struct event *timer;
     struct event *accept;
     struct event *accept_again; /* where the descriptor table was full */
-    struct event *signals[2];
+    struct event *watchdog;     /* NULL: nobody waits for a sign of life */
+    struct event *signals[3];
     int listener;
     int lock;
-    char *path;
+    char *path; /* of the listener that was bound here; NULL: it was passed */
 };
 
 struct server_options {
     const char *path;      /* of the socket */
     int64_t agent_timeout; /* microseconds */
+    bool vault;            /* what is acknowledged is to outlive this process */
 };
 
 /*
- * Takes the lock PATH.lock, replaces a dead server's socket and listens. -EADDRINUSE where another server has
- * the lock; what went wrong is logged.
+ * Serves the listening socket that the service manager passed, or takes the lock PATH.lock, replaces a dead
+ * server's socket and listens. -EADDRINUSE where another server has the lock; what went wrong is logged.
  */
 int server_new(const struct server_options *options, struct server **ret_server);
 
@@ -49,7 +53,13 @@ int server_run(struct server *server);
 
 struct server *server_free(struct server *server);
 
-/* To be called after whatever may have changed a lease. */
+/*
+ * Puts what has changed on record. Before anything goes out that tells of it: what cannot be recorded ends
+ * the process, and the next one goes on from what was.
+ */
+void server_sync(struct server *server);
+
+/* To be called when a callback that may have changed anything is done. */
 void server_arm(struct server *server);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "service/vault.h"
 #include "wire/fields.h"
 #include "wire/socket.h"
 #include "wire/varlink.h"
@@ -17,8 +18,8 @@
 /* What a call to an agent takes at the most: it goes out whole, in one sendmsg(). */
 #define CALL_BYTES ((size_t)32 * 1024)
 
-/* What may wait for one that does not read, before its news is dropped. */
-#define TELL_BYTES ((size_t)64 * 1024)
+/* What may wait for one that does not read, before its news is dropped: it goes out whole as well. */
+#define TELL_BYTES ((size_t)24 * 1024)
 
 struct session {
     struct server *server;
@@ -32,8 +33,21 @@ struct session {
     size_t n_items;      /* of the batch in flight; 0: none */
     bool asks_inventory; /* the call in flight is Inventory */
     int64_t token;       /* the last one's */
+    bool strange;        /* what it sends may be the rest of an answer to an earlier evlinkd */
+    struct item *socket_item, *pidfd_item; /* NULL: not kept */
     LIST_ENTRY(session) in_server;
 };
+
+/* With a vault, what is kept there is its to close. */
+static void close_kept(struct session *session, int *fd, struct item **item)
+{
+    if (*item && session->server->vault) {
+        vault_drop(session->server->vault, *item);
+        *fd = -1;
+    }
+    *item = NULL;
+    *fd = fd_close(*fd);
+}
 
 void session_close(struct session *session)
 {
@@ -46,7 +60,7 @@ void session_close(struct session *session)
     }
     frame_in_clear(&session->in);
     frame_out_clear(&session->out);
-    session->fd = fd_close(session->fd);
+    close_kept(session, &session->fd, &session->socket_item);
 }
 
 /* The session may be freed when this returns. */
@@ -103,7 +117,10 @@ static int put_items(struct session *session, const struct batch_item *items, si
 static int send_out(struct session *session)
 {
     const struct timeval retry = { .tv_usec = 50000 };
-    int r = socket_send(session->fd, &session->out);
+    int r;
+
+    server_sync(session->server);
+    r = socket_send(session->fd, &session->out);
 
     if (r == -ETOOMANYREFS) {
         /* Others' descriptors fill what this user may have under way: nothing of the frame went out. */
@@ -137,14 +154,31 @@ static int put_inventory(struct session *session)
                       : -ENOMEM;
 }
 
-/* Makes a call of the next batch, or asks what is plugged where that is in doubt, unless a call is in flight.
- */
-static void next_call(struct session *session)
+static int start_timeout(struct session *session)
 {
     const struct timeval timeout = {
         .tv_sec = session->server->agent_timeout / USEC_PER_SEC,
         .tv_usec = session->server->agent_timeout % USEC_PER_SEC,
     };
+
+    return event_add(session->timeout, &timeout) < 0 ? -ENOMEM : 0;
+}
+
+/* Before the loop runs: it goes out from there. */
+static int ask_inventory(struct session *session)
+{
+    int r = put_inventory(session);
+
+    if (r >= 0)
+        r = start_timeout(session);
+    session_kick(session);
+    return r;
+}
+
+/* Makes a call of the next batch, or asks what is plugged where that is in doubt, unless a call is in flight.
+ */
+static void next_call(struct session *session)
+{
     struct batch_item items[FRAME_MAX_FDS];
     int r;
 
@@ -162,7 +196,9 @@ static void next_call(struct session *session)
         return;
     }
     if (r >= 0)
-        r = event_add(session->timeout, &timeout) < 0 ? -ENOMEM : send_out(session);
+        r = start_timeout(session);
+    if (r >= 0)
+        r = send_out(session);
     if (r < 0)
         lose(session, strerror(-r));
 }
@@ -293,7 +329,7 @@ static int take_inventory(struct session *session, struct frame *frame)
     if (r < 0)
         return r;
     (void)event_del(session->timeout);
-    session->asks_inventory = false;
+    session->asks_inventory = session->strange = false;
     session_kick(session);
     model_agent_inventory(session->agent, plugged, n);
     return 0;
@@ -314,17 +350,21 @@ static int take_results(struct session *session, struct frame *frame)
     return 0;
 }
 
-/* One frame of the agent's. The session may be freed when this returns. */
-static void take_frame(struct session *session, struct frame *frame)
+/* One frame of the agent's. Returns whether it was passed over; if not, the session may be freed by now. */
+static bool take_frame(struct session *session, struct frame *frame)
 {
     int r = -EPROTO;
 
     fdset_clear(&frame->fds); /* none is expected, none is kept */
+    /* After a restart, all but the answer to this start's Inventory was meant for another. */
+    if (session->strange)
+        return take_inventory(session, frame) < 0;
     /* One call, one answer: what stands behind it was not asked for. */
     if (frame_in_idle(&session->in))
         r = session->asks_inventory ? take_inventory(session, frame) : take_results(session, frame);
     if (r < 0)
         lose(session, r == -ENOMEM ? "out of memory" : "its answer makes no sense");
+    return false;
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *userdata)
@@ -346,8 +386,8 @@ static void on_readable(evutil_socket_t fd, short what, void *userdata)
         return;
     }
     session->dry = false;
-    if (frame_in_next(&session->in, &frame) > 0)
-        take_frame(session, &frame);
+    while (frame_in_next(&session->in, &frame) > 0 && take_frame(session, &frame))
+        ;
     server_arm(server);
 }
 
@@ -380,16 +420,19 @@ static void on_kick(evutil_socket_t fd, short what, void *userdata)
 static void on_timeout(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
+    struct server *server = session->server;
 
     (void)fd;
     (void)what;
     log_warning("agent %s does not answer", session->agent->name);
     model_agent_late(session->agent);
+    server_arm(server);
 }
 
 static void on_death(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
+    struct server *server = session->server;
 
     (void)fd;
     (void)what;
@@ -397,9 +440,11 @@ static void on_death(evutil_socket_t fd, short what, void *userdata)
         log_info("agent %s is lost: its process is dead", session->agent->name);
     (void)event_del(session->death);
     model_agent_dead(session->agent);
+    server_arm(server);
 }
 
-int session_new(struct server *server, int fd, int pidfd, struct session **ret_session)
+/* fd, pidfd: consumed, -1 for none. */
+static int make(struct server *server, int fd, int pidfd, struct session **ret_session)
 {
     struct session *session = calloc(1, sizeof(*session));
 
@@ -413,14 +458,16 @@ int session_new(struct server *server, int fd, int pidfd, struct session **ret_s
     session->pidfd = pidfd;
     session->in.limit = FRAME_REPLY_MAX; /* an agent's inventory may be long */
     LIST_INSERT_HEAD(&server->sessions, session, in_server);
-    session->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, session);
-    session->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_writable, session);
-    session->timeout = evtimer_new(server->base, on_timeout, session);
-    session->kick = event_new(server->base, -1, 0, on_kick, session);
+    if (fd >= 0) {
+        session->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, session);
+        session->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_writable, session);
+        session->timeout = evtimer_new(server->base, on_timeout, session);
+        session->kick = event_new(server->base, -1, 0, on_kick, session);
+    }
     if (pidfd >= 0)
         session->death = event_new(server->base, pidfd, EV_READ | EV_PERSIST, on_death, session);
-    if (!session->readable || !session->writable || !session->timeout || !session->kick ||
-        (pidfd >= 0 && !session->death) || event_add(session->readable, NULL) < 0 ||
+    if ((fd >= 0 && (!session->readable || !session->writable || !session->timeout || !session->kick)) ||
+        (pidfd >= 0 && !session->death) || (fd >= 0 && event_add(session->readable, NULL) < 0) ||
         (session->death && event_add(session->death, NULL) < 0)) {
         session_free(session);
         return -ENOMEM;
@@ -429,9 +476,55 @@ int session_new(struct server *server, int fd, int pidfd, struct session **ret_s
     return 0;
 }
 
+int session_new(struct server *server, int fd, int pidfd, struct session **ret_session)
+{
+    struct session *session;
+    int r;
+
+    r = make(server, fd, pidfd, &session);
+    if (r < 0)
+        return r;
+    if (server->vault)
+        r = vault_keep_fd(server->vault, session->fd, &session->socket_item);
+    if (r == 0 && server->vault && session->pidfd >= 0)
+        r = vault_keep_fd(server->vault, session->pidfd, &session->pidfd_item);
+    if (r < 0) {
+        session_free(session);
+        return r;
+    }
+    *ret_session = session;
+    return 0;
+}
+
+int session_restore(
+    struct server *server, struct agent *agent, int fd, struct item *socket, int pidfd, struct item *process)
+{
+    struct session *session;
+    int r;
+
+    r = make(server, fd, pidfd, &session);
+    if (r < 0)
+        return r;
+    session->socket_item = socket;
+    session->pidfd_item = process;
+    session->agent = agent;
+    agent->session = session;
+    if (fd < 0)
+        return 0;
+    /* No earlier process had this token. */
+    session->token = clock_epoch();
+    session->strange = session->asks_inventory = true;
+    r = ask_inventory(session);
+    if (r < 0)
+        log_error("cannot ask agent %s what it has plugged: %s", agent->name, strerror(-r));
+    return 0;
+}
+
 void session_bind(struct session *session, struct agent *agent)
 {
     session->agent = agent;
+    agent->socket = session->socket_item ? item_number(session->socket_item) : 0;
+    agent->pidfd = session->pidfd_item ? item_number(session->pidfd_item) : 0;
 }
 
 void session_free(struct session *session)
@@ -439,7 +532,7 @@ void session_free(struct session *session)
     session_close(session);
     if (session->death)
         event_free(session->death);
-    fd_close(session->pidfd);
+    close_kept(session, &session->pidfd, &session->pidfd_item);
     LIST_REMOVE(session, in_server);
     free(session);
 }

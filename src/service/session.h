@@ -10,9 +10,17 @@
 #include "service/server.h"
 
 struct session;
+struct item;
 
 /* fd, pidfd (-1: none): consumed, also on failure. The caller attaches an agent to it, or frees it. */
 int session_new(struct server *server, int fd, int pidfd, struct session **ret_session);
+
+/*
+ * The session of an agent that is back after a restart. fd, pidfd (-1: none; consumed) and what they are kept
+ * as. What the agent sends is passed over until it has told its inventory. -ENOMEM.
+ */
+int session_restore(
+    struct server *server, struct agent *agent, int fd, struct item *socket, int pidfd, struct item *process);
 
 /* Tells it which agent it serves. */
 void session_bind(struct session *session, struct agent *agent);

@@ -1,0 +1,817 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The model's objects as records, and back: see record.h. */
+#include "model/record.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "model/private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Once used, a tag keeps its meaning: see base/pack.h. */
+enum {
+    TAG_NAME = 1,
+    TAG_UID = 2,
+    TAG_GID = 3,
+    TAG_PID = 4,
+    TAG_SINCE = 5,
+    TAG_LIFETIME = 6,
+    TAG_LEASE = 7,
+    TAG_DEADLINE = 8,
+    TAG_EVENTFD = 9, /* held: its number; link: the link's own */
+    /* agents */
+    TAG_SOCKET = 20,
+    TAG_PIDFD = 21,
+    TAG_WATCHED = 22,
+    TAG_LOST = 23,
+    TAG_LEAVING = 24,
+    TAG_SUBSYSTEM = 25, /* KIND/NAME, one each */
+    TAG_OFFER = 26,     /* an endpoint, one each */
+    /* links */
+    TAG_GROUP = 40,
+    TAG_LABEL = 41, /* keys and values, in turn */
+    TAG_GOAL = 42,
+    TAG_STATE = 43,
+    TAG_RELAYED = 44,
+    TAG_ACKNOWLEDGED = 45,
+    TAG_NAMED = 46,
+    TAG_RESUMING = 47,
+    TAG_FORWARDED = 48,
+    TAG_RESAMPLE = 49,
+    TAG_RENEW = 50,
+    TAG_END = 51,  /* fields of its own, one each */
+    TAG_OURS = 52, /* an eventfd that the broker made */
+    /* ends */
+    TAG_ENDPOINT = 60,
+    TAG_PRODUCER = 61,
+    TAG_END_EVENTFD = 62,
+    TAG_PLUGGED = 63, /* for sure: nothing was under way */
+    TAG_DIRTY = 64,
+    TAG_INHERITED = 65,
+    TAG_RETIRING = 66,
+    TAG_JOINED = 67,
+    TAG_ANNOUNCED = 68,
+    TAG_REASON = 69,
+    TAG_END_UID = 70,
+    TAG_DEBT = 71,
+    TAG_AGENT = 72,
+    TAG_MOVE_TO = 73, /* where a Move that is not over goes */
+};
+
+/* ---- What is due
+ * ------------------------------------------------------------------------------------------- */
+
+void saved_init(struct model *model, struct saved *saved, enum saved_kind kind)
+{
+    *saved = (struct saved){ .kind = kind, .number = ++model->next_number };
+    saved_due(model, saved);
+}
+
+/* Harmless for what has no number yet. */
+void saved_due(struct model *model, struct saved *saved)
+{
+    if (saved->due || saved->number == 0 || !model->hooks->keep)
+        return;
+    saved->due = true;
+    TAILQ_INSERT_TAIL(&model->due, saved, in_due);
+}
+
+void saved_end(struct model *model, struct saved *saved)
+{
+    if (saved->due)
+        TAILQ_REMOVE(&model->due, saved, in_due);
+    saved->due = false;
+    if (saved->recorded)
+        model->hooks->ended(model->userdata, saved->kind, saved->number);
+}
+
+bool model_is_due(const struct model *model)
+{
+    return !TAILQ_EMPTY(&model->due);
+}
+
+struct saved *model_next_due(struct model *model)
+{
+    struct saved *saved = TAILQ_FIRST(&model->due);
+
+    if (saved) {
+        TAILQ_REMOVE(&model->due, saved, in_due);
+        saved->due = false;
+        saved->recorded = true;
+    }
+    return saved;
+}
+
+void model_owed(struct link *link)
+{
+    struct end *end = link->n_ends > 0 ? link->ends[0] : NULL;
+    struct eventfd *eventfd = end ? end->eventfd : NULL;
+
+    for (size_t i = 0; i < link->n_ends && !eventfd; i++)
+        eventfd = link->ends[i]->eventfd;
+    if (eventfd)
+        saved_due(eventfd->model, &link->saved);
+}
+
+uint64_t end_place_number(const struct end *end)
+{
+    uint64_t place = 0;
+
+    while (end->link->ends[place] != end)
+        place++;
+    return place;
+}
+
+/* ---- To records
+ * --------------------------------------------------------------------------------------------- */
+
+static uint64_t number_of(const struct eventfd *eventfd)
+{
+    return eventfd ? eventfd->number : 0;
+}
+
+static void record_life(
+    struct packer *packer, const struct peer *owner, const struct life *life, int64_t since)
+{
+    pack_number(packer, TAG_UID, owner->uid);
+    pack_number(packer, TAG_GID, owner->gid);
+    pack_number(packer, TAG_PID, (uint64_t)owner->pid);
+    pack_number(packer, TAG_SINCE, (uint64_t)since);
+    if (!life)
+        return;
+    pack_number(packer, TAG_LIFETIME, life->lifetime);
+    pack_number(packer, TAG_LEASE, (uint64_t)life->lease);
+    pack_number(packer, TAG_DEADLINE, (uint64_t)life->deadline);
+}
+
+static void record_held(const struct held *held, struct packer *packer)
+{
+    pack_text(packer, TAG_NAME, held->name);
+    record_life(packer, &held->owner, &held->life, held->since);
+    pack_number(packer, TAG_EVENTFD, number_of(held->eventfd));
+}
+
+static void record_agent(const struct agent *agent, struct packer *packer)
+{
+    char text[ENDPOINT_SIZE];
+    struct offer *offer;
+
+    pack_text(packer, TAG_NAME, agent->name);
+    record_life(packer, &agent->owner, NULL, agent->since);
+    pack_number(packer, TAG_SOCKET, agent->socket);
+    pack_number(packer, TAG_PIDFD, agent->pidfd);
+    pack_number(packer, TAG_WATCHED, agent->watched);
+    pack_number(packer, TAG_LOST, agent->lost);
+    pack_number(packer, TAG_LEAVING, agent->leaving);
+    for (size_t i = 0; i < agent->n_subsystems; i++) {
+        const char *kind = subsystem_name(agent->subsystems[i].subsystem);
+        size_t begin = pack_begin(packer, TAG_SUBSYSTEM);
+
+        (void)pack_bytes(packer, kind, strlen(kind));
+        (void)pack_bytes(packer, "/", 1);
+        (void)pack_bytes(packer, agent->subsystems[i].name, strlen(agent->subsystems[i].name));
+        pack_end(packer, begin);
+    }
+    RB_FOREACH (offer, offer_tree, (struct offer_tree *)&agent->offers)
+        pack_text(packer, TAG_OFFER, endpoint_format(&offer->endpoint, text));
+}
+
+static void record_end(const struct end *end, struct packer *packer)
+{
+    char text[ENDPOINT_SIZE];
+    size_t begin = pack_begin(packer, TAG_END);
+
+    pack_text(packer, TAG_ENDPOINT, endpoint_format(&end->endpoint, text));
+    pack_number(packer, TAG_PRODUCER, end->producer);
+    pack_number(packer, TAG_END_EVENTFD, number_of(end->eventfd));
+    pack_number(packer, TAG_OURS, end->eventfd && end->eventfd->ours);
+    pack_number(packer, TAG_PLUGGED, end->state == END_PLUGGED && end->dirty && !end->flying);
+    pack_number(packer, TAG_DIRTY, end->dirty);
+    pack_number(packer, TAG_INHERITED, end->inherited);
+    pack_number(packer, TAG_RETIRING, end->retiring);
+    pack_number(packer, TAG_JOINED, end->joined);
+    pack_number(packer, TAG_ANNOUNCED, end->announced);
+    pack_text(packer, TAG_REASON, end->reason);
+    pack_number(packer, TAG_END_UID, end->uid);
+    pack_number(packer, TAG_DEBT, end->debt);
+    pack_number(packer, TAG_AGENT, end->dirty && end->agent ? end->agent->saved.number : 0);
+    pack_number(packer, TAG_MOVE_TO, end == end->link->to);
+    pack_end(packer, begin);
+}
+
+static void record_link(const struct link *link, struct packer *packer)
+{
+    pack_text(packer, TAG_NAME, link->name);
+    record_life(packer, &link->owner, &link->life, link->since);
+    pack_number(packer, TAG_EVENTFD, number_of(link->eventfd));
+    pack_number(packer, TAG_OURS, link->eventfd && link->eventfd->ours);
+    pack_text(packer, TAG_GROUP, link->group);
+    for (char **label = link->labels; label && *label; label++)
+        pack_text(packer, TAG_LABEL, *label);
+    pack_number(packer, TAG_GOAL, link->goal);
+    pack_number(packer, TAG_STATE, link->state);
+    pack_number(packer, TAG_RELAYED, link->relayed);
+    pack_number(packer, TAG_ACKNOWLEDGED, link->acknowledged);
+    pack_number(packer, TAG_NAMED, link->named);
+    pack_number(packer, TAG_RESUMING, link->job && link->job->kind == JOB_RESUME);
+    pack_number(packer, TAG_FORWARDED, link->forwarded);
+    pack_number(packer, TAG_RESAMPLE, number_of(link->resample));
+    pack_number(packer, TAG_RENEW, number_of(link->renew));
+    for (size_t i = 0; i < link->n_ends; i++)
+        record_end(link->ends[i], packer);
+}
+
+void model_record(const struct saved *saved, struct packer *packer)
+{
+    switch (saved->kind) {
+    case SAVED_HELD:
+        record_held((const struct held *)saved, packer);
+        break;
+    case SAVED_AGENT:
+        record_agent((const struct agent *)saved, packer);
+        break;
+    case SAVED_LINK:
+        record_link((const struct link *)saved, packer);
+        break;
+    }
+}
+
+_Static_assert(offsetof(struct held, saved) == 0 && offsetof(struct agent, saved) == 0 &&
+                   offsetof(struct link, saved) == 0,
+    "what is saved begins with it");
+
+/* ---- From records
+ * ------------------------------------------------------------------------------------------- */
+
+static int number_fields(
+    struct unpacker unpacker, bool in_end, void (*each)(void *userdata, uint64_t number), void *userdata)
+{
+    struct unpacked field;
+    uint64_t number;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (!in_end && field.tag == TAG_END) {
+            r = number_fields(
+                (struct unpacker){ field.bytes, field.bytes + field.length }, true, each, userdata);
+            if (r < 0)
+                return r;
+        } else if (in_end ? field.tag == TAG_END_EVENTFD
+                          : field.tag == TAG_EVENTFD || field.tag == TAG_RESAMPLE || field.tag == TAG_RENEW ||
+                                field.tag == TAG_SOCKET || field.tag == TAG_PIDFD) {
+            r = unpacked_number(&field, &number);
+            if (r < 0)
+                return r;
+            each(userdata, number);
+        }
+    }
+    return r;
+}
+
+int record_numbers(enum saved_kind kind, const unsigned char *bytes, size_t length,
+    void (*each)(void *userdata, uint64_t number), void *userdata)
+{
+    (void)kind;
+    return number_fields((struct unpacker){ bytes, bytes + length }, false, each, userdata);
+}
+
+/* What all kinds of records begin with, and, of the others, what the kinds have one of. */
+struct common {
+    char name[NAME_SIZE];
+    struct peer owner;
+    struct life life;
+    int64_t since;
+    uint64_t eventfd;
+    uint64_t numbers[TAG_MOVE_TO + 1]; /* by tag */
+};
+
+static bool is_text(unsigned char tag)
+{
+    return tag == TAG_NAME || tag == TAG_SUBSYSTEM || tag == TAG_OFFER || tag == TAG_GROUP ||
+           tag == TAG_LABEL || tag == TAG_ENDPOINT || tag == TAG_REASON;
+}
+
+/* Reads the fields that are numbers, and the name. */
+static int read_common(const unsigned char *bytes, size_t length, struct common *common)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    struct unpacked field;
+    int r;
+
+    memset(common, 0, sizeof(*common));
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_NAME)
+            r = unpacked_text(&field, common->name, sizeof(common->name));
+        else if (!is_text(field.tag) && field.tag != TAG_END && field.tag < TAG_MOVE_TO + 1)
+            r = unpacked_number(&field, &common->numbers[field.tag]);
+        if (r < 0)
+            return r;
+    }
+    if (r < 0)
+        return r;
+    common->owner = (struct peer){
+        .uid = (uid_t)common->numbers[TAG_UID],
+        .gid = (gid_t)common->numbers[TAG_GID],
+        .pid = (pid_t)common->numbers[TAG_PID],
+    };
+    common->since = (int64_t)common->numbers[TAG_SINCE];
+    common->life.lifetime = (enum lifetime)common->numbers[TAG_LIFETIME];
+    common->life.lease = (int64_t)common->numbers[TAG_LEASE];
+    common->life.deadline = (int64_t)common->numbers[TAG_DEADLINE];
+    return name_is_valid(common->name) && common->life.lifetime <= LIFETIME_AGENT ? 0 : -EBADMSG;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* The eventfd of that number, a reference for the caller: *ret_eventfd is NULL for 0. -ENOENT: it is lost. */
+static int get_eventfd(struct restore *restore, uint64_t number, bool ours, struct eventfd **ret_eventfd)
+{
+    const uint64_t *found =
+        bsearch(&number, restore->numbers, restore->n_numbers, sizeof(number), compare_numbers);
+    struct eventfd *eventfd, **place;
+    void *item;
+    int fd;
+
+    *ret_eventfd = NULL;
+    if (number == 0)
+        return 0;
+    if (!found)
+        return -ENOENT;
+    place = &restore->eventfds[found - restore->numbers];
+    if (!*place) {
+        fd = restore->eventfd(restore->userdata, (size_t)(found - restore->numbers), &item);
+        if (fd < 0)
+            return -ENOENT;
+        eventfd = eventfd_take(restore->model, fd);
+        if (!eventfd)
+            return -ENOMEM; /* the process ends for it */
+        eventfd->number = number;
+        eventfd->item = item;
+        *place = eventfd;
+    }
+    (*place)->ours |= ours;
+    *ret_eventfd = eventfd_ref(*place);
+    return 0;
+}
+
+static void restore_saved(struct restore *restore, struct saved *saved, enum saved_kind kind, uint64_t number)
+{
+    *saved = (struct saved){ .kind = kind, .number = number, .recorded = true };
+    if (restore->model->next_number < number)
+        restore->model->next_number = number;
+}
+
+static void restore_life(struct restore *restore, struct life *life, const struct life *from, bool is_link)
+{
+    *life = *from;
+    life->is_link = is_link;
+    life_restore(restore->model, life);
+    if (life->lifetime == LIFETIME_CONNECTION)
+        LIST_INSERT_HEAD(&restore->lifeline.lives, life, in_lifeline);
+}
+
+static int restore_held(struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length)
+{
+    struct model *model = restore->model;
+    struct common common;
+    struct held *held;
+    int r;
+
+    r = read_common(bytes, length, &common);
+    if (r < 0)
+        return r;
+    if (held_find(model, common.name))
+        return -EEXIST;
+    held = calloc(1, sizeof(*held));
+    if (!held)
+        return -ENOMEM;
+    r = get_eventfd(restore, common.numbers[TAG_EVENTFD], false, &held->eventfd);
+    if (r < 0 || !held->eventfd) {
+        free(held);
+        return r < 0 ? r : -EBADMSG;
+    }
+    strcpy(held->name, common.name);
+    held->owner = common.owner;
+    held->since = common.since;
+    restore_saved(restore, &held->saved, SAVED_HELD, number);
+    restore_life(restore, &held->life, &common.life, false);
+    RB_INSERT(held_tree, &model->held, held);
+    model->counts.eventfds++;
+    restore->held++;
+    return 0;
+}
+
+/* ---- Agents
+ * --------------------------------------------------------------------------------------------------- */
+
+static int read_subsystem(const struct unpacked *field, struct subsystem_name *subsystem)
+{
+    char text[NAME_SIZE + 16], *slash;
+    int r = unpacked_text(field, text, sizeof(text));
+
+    if (r < 0)
+        return r;
+    slash = strchr(text, '/');
+    if (!slash || !name_is_valid(slash + 1))
+        return -EBADMSG;
+    *slash = '\0';
+    subsystem->subsystem = subsystem_from_name(text);
+    if (subsystem->subsystem == SUBSYSTEM_NONE)
+        return -EBADMSG;
+    strcpy(subsystem->name, slash + 1);
+    return 0;
+}
+
+/* Its subsystems, the caller's to free. */
+static int read_subsystems(
+    const unsigned char *bytes, size_t length, struct subsystem_name **ret_subsystems, size_t *ret_n)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    struct subsystem_name *subsystems = calloc(length / 3 + 1, sizeof(*subsystems));
+    struct unpacked field;
+    size_t n = 0;
+    int r;
+
+    if (!subsystems)
+        return -ENOMEM;
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_SUBSYSTEM)
+            r = read_subsystem(&field, &subsystems[n++]);
+        if (r < 0)
+            break;
+    }
+    if (r < 0) {
+        free(subsystems);
+        return r;
+    }
+    *ret_subsystems = subsystems;
+    *ret_n = n;
+    return 0;
+}
+
+static int read_offers(struct agent *agent, const unsigned char *bytes, size_t length)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    struct endpoint endpoint;
+    struct unpacked field;
+    char text[ENDPOINT_SIZE];
+    const char *reason;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag != TAG_OFFER)
+            continue;
+        r = unpacked_text(&field, text, sizeof(text));
+        if (r < 0)
+            return r;
+        if (endpoint_parse(text, &endpoint, &reason) < 0)
+            return -EBADMSG;
+        agent_restore_offer(agent, &endpoint);
+    }
+    return r;
+}
+
+static int add_agent(struct agent ***agents, size_t *n, struct agent *agent)
+{
+    struct agent **more = *n % 16 ? *agents : reallocarray(*agents, *n + 16, sizeof(struct agent *));
+
+    if (!more)
+        return -ENOMEM;
+    *agents = more;
+    more[(*n)++] = agent;
+    return 0;
+}
+
+static int restore_agent(struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length)
+{
+    struct model *model = restore->model;
+    CLEANUP(freep) struct subsystem_name *subsystems = NULL;
+    struct fault fault = { 0 };
+    struct common common;
+    struct agent *agent;
+    size_t n = 0;
+    int r;
+
+    r = read_common(bytes, length, &common);
+    if (r == 0)
+        r = read_subsystems(bytes, length, &subsystems, &n);
+    if (r < 0)
+        return r;
+    /* One that is lost is only still there for what it had plugged. */
+    if (common.numbers[TAG_LOST])
+        r = agent_new(model, &common.owner, common.name, subsystems, n, &agent);
+    else
+        r = model_attach(model, &common.owner, common.name, subsystems, n, true, common.numbers[TAG_WATCHED],
+            NULL, &agent, &fault);
+    if (r)
+        return r < 0 ? r : -EEXIST;
+    if (agent->saved.due)
+        TAILQ_REMOVE(&model->due, &agent->saved, in_due);
+    restore_saved(restore, &agent->saved, SAVED_AGENT, number);
+    agent->since = common.since;
+    agent->socket = common.numbers[TAG_SOCKET];
+    agent->pidfd = common.numbers[TAG_PIDFD];
+    agent->lost = common.numbers[TAG_LOST];
+    agent->leaving = common.numbers[TAG_LEAVING];
+    agent->watched = common.numbers[TAG_WATCHED];
+    if (agent->lost || agent->leaving)
+        LIST_INSERT_HEAD(&model->going, agent, in_going);
+    r = read_offers(agent, bytes, length);
+    if (r == 0)
+        r = add_agent(&restore->agents, &restore->n_agents, agent);
+    /* What cannot be served, or watched, is lost as soon as its ends are known. */
+    if (r == 0 && restore->agent(restore->userdata, agent) < 0)
+        r = add_agent(&restore->lost, &restore->n_lost, agent);
+    return r;
+}
+
+static struct agent *find_agent(const struct restore *restore, uint64_t number)
+{
+    for (size_t i = 0; i < restore->n_agents; i++)
+        if (restore->agents[i]->saved.number == number)
+            return restore->agents[i];
+    return NULL;
+}
+
+/* ---- Links
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* Joins an eventfd to its link, unless another one that is in use has it. */
+static int join(struct link *link, struct eventfd *eventfd)
+{
+    int r;
+
+    if (!eventfd || eventfd->link == link)
+        return 0;
+    r = eventfd_know(eventfd);
+    if (r < 0)
+        return r;
+    if (!eventfd_user(eventfd->model, eventfd))
+        eventfd_join(eventfd->model, eventfd, link);
+    else if (link->named)
+        return -EEXIST;
+    return 0;
+}
+
+static int place(struct model *model, struct end *end)
+{
+    struct end *other = NULL;
+    int r;
+
+    if (end_is_eventfd(end) && !end->link->named)
+        return 0;
+    r = site_get(model, endpoint_subsystem(&end->endpoint), end->endpoint.name, &end->site);
+    if (r < 0)
+        return r;
+    RB_INSERT(end_tree, &end->site->ends, end);
+    while ((other = end_next_collision(end, other)))
+        if (end->link->named && other->link->named && other->link != end->link)
+            return -EEXIST;
+    return 0;
+}
+
+static int restore_end(struct restore *restore, struct link *link, const struct unpacked *from)
+{
+    struct unpacker unpacker = { from->bytes, from->bytes + from->length };
+    uint64_t numbers[TAG_MOVE_TO + 1] = { 0 };
+    char text[ENDPOINT_SIZE] = "", reason[512] = "";
+    struct endpoint endpoint;
+    struct unpacked field;
+    const char *complaint;
+    struct end *end;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_ENDPOINT)
+            r = unpacked_text(&field, text, sizeof(text));
+        else if (field.tag == TAG_REASON)
+            r = unpacked_text(&field, reason, sizeof(reason));
+        else if (field.tag <= TAG_MOVE_TO)
+            r = unpacked_number(&field, &numbers[field.tag]);
+        if (r < 0)
+            return r;
+    }
+    if (r < 0 || endpoint_parse(text, &endpoint, &complaint) < 0 ||
+        end_complaint(&endpoint, numbers[TAG_PRODUCER]))
+        return -EBADMSG;
+    end = end_new(link, &endpoint, numbers[TAG_PRODUCER], (uid_t)numbers[TAG_END_UID]);
+    if (!end)
+        return -ENOMEM;
+    r = get_eventfd(restore, numbers[TAG_END_EVENTFD], numbers[TAG_OURS], &end->eventfd);
+    if (r == 0)
+        r = join(link, end->eventfd);
+    if (r == 0)
+        r = place(restore->model, end);
+    if (r < 0)
+        return r;
+    end->inherited = numbers[TAG_INHERITED];
+    /* A Move that was not answered did not happen. */
+    end->retiring = numbers[TAG_RETIRING] || numbers[TAG_MOVE_TO];
+    end->joined = numbers[TAG_JOINED];
+    end->announced = numbers[TAG_ANNOUNCED];
+    end->debt = numbers[TAG_DEBT];
+    end_set_reason(end, reason[0] ? reason : NULL);
+    if (!numbers[TAG_DIRTY] || !end->eventfd)
+        return 0;
+    end->dirty = true;
+    end->state = numbers[TAG_PLUGGED] ? END_PLUGGED : END_UNKNOWN;
+    end_set_agent(end, find_agent(restore, numbers[TAG_AGENT]));
+    return 0;
+}
+
+static int read_strings(struct link *link, const unsigned char *bytes, size_t length)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    struct unpacked field;
+    size_t n = 0;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        char *text;
+
+        if (field.tag != TAG_GROUP && field.tag != TAG_LABEL)
+            continue;
+        text = strndup((const char *)field.bytes, field.length);
+        if (!text)
+            return -ENOMEM;
+        if (field.tag == TAG_GROUP) {
+            free(link->group);
+            link->group = text;
+        } else {
+            char **labels = reallocarray(link->labels, n + 3, sizeof(char *));
+
+            if (!labels) {
+                free(text);
+                return -ENOMEM;
+            }
+            link->labels = labels;
+            labels[n++] = text;
+            labels[n] = labels[n + 1] = NULL;
+        }
+    }
+    return r;
+}
+
+static int read_ends(struct restore *restore, struct link *link, const unsigned char *bytes, size_t length)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    struct unpacked field;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_END)
+            r = restore_end(restore, link, &field);
+        if (r < 0)
+            return r;
+    }
+    return r < 0 ? r : link->n_ends > 0 || !link->named ? 0 : -EBADMSG;
+}
+
+static int restore_link(
+    struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length, bool gone)
+{
+    struct model *model = restore->model;
+    struct common common;
+    struct link *link;
+    int r;
+
+    r = read_common(bytes, length, &common);
+    if (r < 0)
+        return r;
+    if (gone == (common.numbers[TAG_NAMED] != 0))
+        return 0; /* another time */
+    if (common.numbers[TAG_GOAL] > GOAL_DOWN || common.numbers[TAG_STATE] > LINK_FAILED)
+        return -EBADMSG;
+    if (!gone && link_find(model, common.name))
+        return -EEXIST;
+    link = calloc(1, sizeof(*link));
+    if (!link)
+        return -ENOMEM;
+    strcpy(link->name, common.name);
+    link->owner = common.owner;
+    link->since = common.since;
+    link->goal = (enum link_goal)common.numbers[TAG_GOAL];
+    link->state = (enum link_state)common.numbers[TAG_STATE];
+    link->relayed = common.numbers[TAG_RELAYED];
+    link->acknowledged = common.numbers[TAG_ACKNOWLEDGED];
+    link->forwarded = common.numbers[TAG_FORWARDED];
+    link->named = !gone;
+    /* What was not answered did not happen. */
+    if (!link->acknowledged)
+        link->goal = GOAL_DOWN;
+    else if (common.numbers[TAG_RESUMING] && link->goal == GOAL_UP)
+        link->goal = GOAL_PARKED;
+    r = read_strings(link, bytes, length);
+    if (r == 0)
+        r = get_eventfd(restore, common.numbers[TAG_EVENTFD], common.numbers[TAG_OURS], &link->eventfd);
+    if (r == 0)
+        r = join(link, link->eventfd);
+    if (r == 0)
+        r = get_eventfd(restore, common.numbers[TAG_RESAMPLE], true, &link->resample);
+    if (r == 0)
+        r = join(link, link->resample);
+    if (r == 0)
+        r = read_ends(restore, link, bytes, length);
+    if (r < 0) {
+        link_free(model, link);
+        return r;
+    }
+    if (link->eventfd && common.numbers[TAG_RENEW] == link->eventfd->number)
+        link->renew = link->eventfd;
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->eventfd && link->ends[i]->eventfd->number == common.numbers[TAG_RENEW])
+            link->renew = link->ends[i]->eventfd;
+    restore_saved(restore, &link->saved, SAVED_LINK, number);
+    if (link->named) {
+        RB_INSERT(link_tree, &model->links, link);
+        restore_life(restore, &link->life, &common.life, true);
+    }
+    if (link->named && link->acknowledged) {
+        model->counts.links++;
+        restore->links++;
+    }
+    if (link->named && link->relayed)
+        model->hooks->relay(model->userdata, link, false);
+    link_touch(model, link);
+    return 0;
+}
+
+/* ---- All of it
+ * -------------------------------------------------------------------------------------------------- */
+
+int model_restore(struct restore *restore)
+{
+    restore->eventfds = calloc(restore->n_numbers + 1, sizeof(struct eventfd *));
+    restore->model->restoring = true;
+    return restore->eventfds ? 0 : -ENOMEM;
+}
+
+int model_restore_record(struct restore *restore, enum saved_kind kind, uint64_t number,
+    const unsigned char *bytes, size_t length, bool gone)
+{
+    switch (kind) {
+    case SAVED_HELD:
+        return restore_held(restore, number, bytes, length);
+    case SAVED_AGENT:
+        return restore_agent(restore, number, bytes, length);
+    case SAVED_LINK:
+        return restore_link(restore, number, bytes, length, gone);
+    }
+    return -EBADMSG;
+}
+
+bool model_is_recovering(const struct model *model)
+{
+    return model->n_recovering > 0;
+}
+
+void model_restore_count(struct restore *restore, uint64_t number, uint64_t place, uint64_t count)
+{
+    struct model *model = restore->model;
+    struct eventfd *eventfd;
+    struct link *link;
+
+    if (place == RESTORE_BACK) {
+        if (get_eventfd(restore, number, false, &eventfd) < 0 || !eventfd)
+            return;
+        (void)evaio_add(model->aio, eventfd->fd, count);
+        eventfd_unref(eventfd);
+        return;
+    }
+    RB_FOREACH (link, link_tree, &model->links)
+        if (link->saved.number == number && place < link->n_ends &&
+            __builtin_add_overflow(link->ends[place]->debt, count, &link->ends[place]->debt))
+            link->ends[place]->debt = EVENTFD_MAX;
+}
+
+void model_restored(struct restore *restore)
+{
+    struct model *model = restore->model;
+    struct link *link;
+
+    for (size_t i = 0; i < restore->n_numbers; i++)
+        eventfd_unref(restore->eventfds[i]);
+    free(restore->eventfds);
+    model->restoring = false;
+    for (size_t i = 0; i < restore->n_lost; i++)
+        if (restore->lost[i]->lost)
+            model_agent_dead(restore->lost[i]);
+        else
+            model_agent_lost(restore->lost[i], "its socket is lost");
+    free(restore->lost);
+    free(restore->agents);
+    model_cut(model, &restore->lifeline);
+    RB_FOREACH (link, link_tree, &model->links)
+        link_touch(model, link);
+    model_settle(model);
+    RB_FOREACH (link, link_tree, &model->links) {
+        link->recovering = link->busy;
+        model->n_recovering += link->busy;
+    }
+}

@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Records in a memfd: see ledger.h.
+ *
+ * Layout, in this machine's byte order: a header, then two halves of HALF_SIZE each, of which only as much is
+ * backed by memory as is written. A half is records, one behind the other. Which half is in use, and up to
+ * where, is in the header. Whoever changes any of this raises LEDGER_VERSION, reads the older ones still, and
+ * adds a sample (tests/vault-samples).
+ */
+#include "service/ledger.h"
+#include "base/cleanup.h"
+#include "base/crash.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/pack.h"
+
+#include <bsd/sys/tree.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define LEDGER_VERSION 1
+#define HALF_SIZE ((uint64_t)256 * 1024 * 1024)
+#define N_SLOTS 256
+
+struct header {
+    char magic[8];
+    uint32_t version;
+    uint32_t complete;
+    uint64_t active;
+    uint64_t tail[2];
+    struct ledger_life life;
+    unsigned char reserved[512 - 64];
+    struct ledger_slot slots[N_SLOTS];
+};
+
+static const char magic[8] = "evlinkv";
+
+/* The header's, in the file. */
+#define HEADER_SIZE ((uint64_t)16384)
+_Static_assert(sizeof(struct header) <= HEADER_SIZE, "the header has grown");
+_Static_assert(offsetof(struct header, slots) == 512, "the header's layout is fixed");
+
+#define FILE_SIZE (HEADER_SIZE + 2 * HALF_SIZE)
+
+/* Memory is taken in such pieces. */
+#define PIECE ((uint64_t)128 * 1024)
+
+struct record {
+    uint32_t length; /* with this head, without what makes it a multiple of 8 */
+    uint32_t check;  /* of all that follows */
+    uint32_t kind;
+    uint32_t gone; /* 1: the object is no more */
+    uint64_t number;
+    unsigned char bytes[];
+};
+
+/* Where the latest record of an object is. */
+struct entry {
+    uint64_t number;
+    uint32_t kind, length;
+    uint32_t move;     /* the one since whose beginning place[] is good for both halves */
+    uint64_t place[2]; /* in each half; that in use is always good */
+    RB_ENTRY(entry) in_entries;
+};
+
+RB_HEAD(ledger_entries, entry);
+
+struct ledger {
+    int fd;
+    struct header *header;
+    unsigned char *halves[2];
+    uint64_t backed[2];
+    uint64_t tail; /* of the half in use, as committed */
+    uint64_t live; /* bytes of the records that count */
+    unsigned active;
+    /* While what is live moves to the other half: how far that is, and up to which entry. */
+    bool moving;
+    uint32_t move; /* which one this is, counted from 1 */
+    uint64_t other_tail;
+    uint32_t moved_kind;
+    uint64_t moved_number;
+    struct ledger_entries entries;
+    struct packer staged; /* records as they will stand */
+    size_t n_slots;       /* those below may be taken */
+    struct ledger_life last;
+    size_t n_old_slots;
+    struct ledger_slot old_slots[N_SLOTS];
+};
+
+static int entry_compare(const struct entry *a, const struct entry *b)
+{
+    if (a->kind != b->kind)
+        return a->kind < b->kind ? -1 : 1;
+    return (a->number > b->number) - (a->number < b->number);
+}
+
+RB_PROTOTYPE(ledger_entries, entry, in_entries, entry_compare)
+RB_GENERATE(ledger_entries, entry, in_entries, entry_compare)
+
+static uint64_t round_up(uint64_t length)
+{
+    return (length + 7) & ~UINT64_C(7);
+}
+
+/* FNV-1a */
+static uint32_t check_of(const struct record *record)
+{
+    const unsigned char *bytes = (const unsigned char *)&record->kind;
+    size_t n = record->length - offsetof(struct record, kind);
+    uint32_t check = 2166136261u;
+
+    for (size_t i = 0; i < n; i++)
+        check = (check ^ bytes[i]) * 16777619u;
+    return check;
+}
+
+static struct record *record_at(const struct ledger *ledger, unsigned half, uint64_t place)
+{
+    return (struct record *)(ledger->halves[half] + place);
+}
+
+static struct entry *find(const struct ledger *ledger, unsigned kind, uint64_t number)
+{
+    struct entry key = { .kind = kind, .number = number };
+
+    return RB_FIND(ledger_entries, (struct ledger_entries *)&ledger->entries, &key);
+}
+
+/* ---- Entries ----------------------------------------------------------------------------------------------
+ */
+
+/* Notes that an object's latest record stands there. -ENOMEM. */
+static int enter(struct ledger *ledger, unsigned half, uint64_t place)
+{
+    const struct record *record = record_at(ledger, half, place);
+    struct entry *entry = find(ledger, record->kind, record->number);
+
+    if (record->gone) {
+        if (entry) {
+            ledger->live -= round_up(entry->length);
+            RB_REMOVE(ledger_entries, &ledger->entries, entry);
+            free(entry);
+        }
+        return 0;
+    }
+    if (!entry) {
+        entry = malloc(sizeof(*entry));
+        if (!entry)
+            return -ENOMEM;
+        *entry = (struct entry){ .kind = record->kind, .number = record->number };
+        RB_INSERT(ledger_entries, &ledger->entries, entry);
+        ledger->live += round_up(record->length);
+    } else {
+        ledger->live += round_up(record->length) - round_up(entry->length);
+    }
+    entry->length = record->length;
+    entry->place[half] = place;
+    if (half != ledger->active)
+        entry->move = ledger->move;
+    return 0;
+}
+
+/* Whether a record stands there, and is what it was. */
+static bool is_good(const struct record *record, uint64_t left)
+{
+    return left >= sizeof(*record) && record->length >= sizeof(*record) && round_up(record->length) <= left &&
+           record->check == check_of(record);
+}
+
+/* Reads the half in use from its beginning. What is damaged is passed over, up to the next that is not. */
+static int replay(struct ledger *ledger)
+{
+    uint64_t place = 0, lost = 0;
+    int r = 0;
+
+    while (place < ledger->tail && r == 0) {
+        const struct record *record = record_at(ledger, ledger->active, place);
+
+        if (is_good(record, ledger->tail - place)) {
+            r = enter(ledger, ledger->active, place);
+            place += round_up(record->length);
+            continue;
+        }
+        lost += 8;
+        place += 8;
+    }
+    if (lost > 0)
+        log_error("the vault is damaged: %" PRIu64
+                  " bytes of its records cannot be read, and what they were of is "
+                  "lost, or as it was before",
+            lost);
+    return r;
+}
+
+/* ---- Room -------------------------------------------------------------------------------------------------
+ */
+
+/* An unbacked page is SIGBUS. */
+static int back(struct ledger *ledger, unsigned half, uint64_t up_to)
+{
+    uint64_t backed = ledger->backed[half], length;
+
+    if (up_to <= backed)
+        return 0;
+    length = (up_to - backed + PIECE - 1) / PIECE * PIECE;
+    if (backed + length > HALF_SIZE)
+        return -ENOSPC;
+    if (fallocate(ledger->fd, 0, (off_t)(HEADER_SIZE + half * HALF_SIZE + backed), (off_t)length) < 0)
+        return -errno;
+    ledger->backed[half] += length;
+    return 0;
+}
+
+/* Gives back what a half has beyond so much. */
+static void shrink(struct ledger *ledger, unsigned half, uint64_t to)
+{
+    uint64_t keep = (to + PIECE - 1) / PIECE * PIECE;
+
+    if (ledger->backed[half] <= keep)
+        return;
+    (void)fallocate(ledger->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        (off_t)(HEADER_SIZE + half * HALF_SIZE + keep), (off_t)(ledger->backed[half] - keep));
+    ledger->backed[half] = keep;
+}
+
+/* ---- From one half to the other
+ * ------------------------------------------------------------------------------ */
+
+/* Copies a record to the other half's tail. */
+static int copy_over(struct ledger *ledger, const struct record *record)
+{
+    unsigned other = !ledger->active;
+    uint64_t length = round_up(record->length);
+    int r = back(ledger, other, ledger->other_tail + length);
+
+    if (r < 0)
+        return r;
+    memcpy(ledger->halves[other] + ledger->other_tail, record, record->length);
+    ledger->other_tail += length;
+    return 0;
+}
+
+/* Moves some bytes' worth of what is live. Returns whether all is there now, or -errno. */
+static int move_some(struct ledger *ledger, uint64_t bytes)
+{
+    struct entry key = { .kind = ledger->moved_kind, .number = ledger->moved_number }, *entry;
+    unsigned other = !ledger->active;
+    int r;
+
+    for (entry = RB_NFIND(ledger_entries, &ledger->entries, &key); entry;
+         entry = RB_NEXT(ledger_entries, &ledger->entries, entry)) {
+        uint64_t length = round_up(entry->length);
+
+        ledger->moved_kind = entry->kind;
+        ledger->moved_number = entry->number;
+        if (bytes < length)
+            return 0;
+        /* What was written since the move began is there already. */
+        if (entry->move == ledger->move)
+            continue;
+        r = copy_over(ledger, record_at(ledger, ledger->active, entry->place[ledger->active]));
+        if (r < 0)
+            return r;
+        entry->place[other] = ledger->other_tail - length;
+        entry->move = ledger->move;
+        bytes -= length;
+    }
+    return 1;
+}
+
+/* The other half has all that is committed, and is the one in use from now on. */
+static void flip(struct ledger *ledger)
+{
+    unsigned old = ledger->active;
+
+    crash_point("ledger: before the halves change");
+    ledger->header->tail[!old] = ledger->other_tail;
+    __atomic_store_n(&ledger->header->active, !old, __ATOMIC_RELEASE);
+    crash_point("ledger: after the halves have changed");
+    ledger->active = !old;
+    ledger->tail = ledger->other_tail;
+    ledger->moving = false;
+    shrink(ledger, old, 0);
+}
+
+/* The other half may have to be filled in one go, where what is staged does not fit any more. */
+static int move_on(struct ledger *ledger, uint64_t staged)
+{
+    bool full = ledger->tail + staged > HALF_SIZE;
+    int r;
+
+    if (!ledger->moving && !full && ledger->tail < 2 * ledger->live + PIECE)
+        return 0;
+    if (!ledger->moving) {
+        ledger->moving = true;
+        ledger->move++;
+        ledger->other_tail = 0;
+        ledger->moved_kind = 0;
+        ledger->moved_number = 0;
+    }
+    r = move_some(ledger, full ? UINT64_MAX : 2 * staged + 4096);
+    if (r > 0)
+        flip(ledger);
+    return r < 0 ? r : 0;
+}
+
+/* ---- Changes
+ * ------------------------------------------------------------------------------------------------ */
+
+static int stage(struct ledger *ledger, unsigned kind, uint64_t number, bool gone, const unsigned char *bytes,
+    size_t length)
+{
+    static const unsigned char zeros[8];
+    struct record record = {
+        .length = (uint32_t)(sizeof(record) + length),
+        .kind = kind,
+        .gone = gone,
+        .number = number,
+    };
+    size_t begin = ledger->staged.length;
+    struct record *staged;
+
+    (void)pack_bytes(&ledger->staged, &record, sizeof(record));
+    (void)pack_bytes(&ledger->staged, bytes, length);
+    (void)pack_bytes(&ledger->staged, zeros, round_up(record.length) - record.length);
+    if (ledger->staged.failed)
+        return -ENOMEM;
+    staged = (struct record *)(ledger->staged.bytes + begin);
+    staged->check = check_of(staged);
+    return 0;
+}
+
+int ledger_put(
+    struct ledger *ledger, unsigned kind, uint64_t number, const unsigned char *bytes, size_t length)
+{
+    const struct entry *entry = find(ledger, kind, number);
+
+    if (length > INT_MAX)
+        return -ENOSPC;
+    if (entry && entry->length == sizeof(struct record) + length &&
+        memcmp(record_at(ledger, ledger->active, entry->place[ledger->active])->bytes, bytes, length) == 0)
+        return 0;
+    return stage(ledger, kind, number, false, bytes, length);
+}
+
+int ledger_delete(struct ledger *ledger, unsigned kind, uint64_t number)
+{
+    return stage(ledger, kind, number, true, NULL, 0);
+}
+
+/* Enters what was appended at a place of a half. */
+static int enter_all(struct ledger *ledger, unsigned half, uint64_t place, uint64_t end)
+{
+    int r = 0;
+
+    while (r == 0 && place < end) {
+        r = enter(ledger, half, place);
+        place += round_up(record_at(ledger, half, place)->length);
+    }
+    return r;
+}
+
+/* What they were for is on record. */
+static void free_slots(struct ledger *ledger)
+{
+    while (ledger->n_slots > 0)
+        ledger->header->slots[--ledger->n_slots].stamp = 0;
+}
+
+int ledger_commit(struct ledger *ledger)
+{
+    uint64_t staged = ledger->staged.length, from;
+    int r;
+
+    if (ledger->staged.failed)
+        return -ENOMEM;
+    if (staged == 0) {
+        free_slots(ledger);
+        return 0;
+    }
+    r = move_on(ledger, staged);
+    if (r == 0)
+        r = back(ledger, ledger->active, ledger->tail + staged);
+    if (r == 0 && ledger->moving)
+        r = back(ledger, !ledger->active, ledger->other_tail + staged);
+    if (r < 0)
+        return r;
+    from = ledger->tail;
+    memcpy(ledger->halves[ledger->active] + from, ledger->staged.bytes, staged);
+    crash_point("ledger: before a commit");
+    ledger->tail += staged;
+    __atomic_store_n(&ledger->header->tail[ledger->active], ledger->tail, __ATOMIC_RELEASE);
+    crash_point("ledger: after a commit");
+    r = enter_all(ledger, ledger->active, from, ledger->tail);
+    if (r == 0 && ledger->moving) {
+        memcpy(ledger->halves[!ledger->active] + ledger->other_tail, ledger->staged.bytes, staged);
+        r = enter_all(ledger, !ledger->active, ledger->other_tail, ledger->other_tail + staged);
+        ledger->other_tail += staged;
+    }
+    ledger->staged.length = 0;
+    free_slots(ledger);
+    return r;
+}
+
+void ledger_each(const struct ledger *ledger,
+    void (*each)(void *userdata, unsigned kind, uint64_t number, const unsigned char *bytes, size_t length),
+    void *userdata)
+{
+    struct entry *entry;
+
+    RB_FOREACH (entry, ledger_entries, (struct ledger_entries *)&ledger->entries)
+        each(userdata, entry->kind, entry->number,
+            record_at(ledger, ledger->active, entry->place[ledger->active])->bytes,
+            entry->length - sizeof(struct record));
+}
+
+/* ---- Slots
+ * -------------------------------------------------------------------------------------------------- */
+
+/* Changes with each commit, at the instant that it takes effect. Never 0. */
+static uint64_t stamp_of(const struct ledger *ledger)
+{
+    return (ledger->tail << 1 | ledger->active) + 1;
+}
+
+struct ledger_slot *ledger_slot(struct ledger *ledger, uint64_t kind, uint64_t number, uint64_t place)
+{
+    struct ledger_slot *slot = &ledger->header->slots[ledger->n_slots];
+
+    if (ledger->n_slots == N_SLOTS)
+        return NULL;
+    ledger->n_slots++;
+    *slot = (struct ledger_slot){ .kind = kind, .number = number, .place = place };
+    __atomic_store_n(&slot->stamp, stamp_of(ledger), __ATOMIC_RELEASE);
+    crash_point("ledger: a slot is taken");
+    return slot;
+}
+
+void ledger_slot_done(struct ledger *ledger, struct ledger_slot *slot)
+{
+    __atomic_store_n(&slot->stamp, 0, __ATOMIC_RELEASE);
+    if (slot == &ledger->header->slots[ledger->n_slots - 1])
+        ledger->n_slots--;
+}
+
+void ledger_each_slot(
+    const struct ledger *ledger, void (*each)(void *userdata, const struct ledger_slot *slot), void *userdata)
+{
+    for (size_t i = 0; i < ledger->n_old_slots; i++)
+        each(userdata, &ledger->old_slots[i]);
+}
+
+/* ---- Beginning and end
+ * -------------------------------------------------------------------------------------- */
+
+static int map(int fd, struct ledger **ret_ledger)
+{
+    struct ledger *ledger = calloc(1, sizeof(*ledger));
+    unsigned char *bytes;
+
+    if (!ledger) {
+        fd_close(fd);
+        return -ENOMEM;
+    }
+    ledger->fd = fd;
+    RB_INIT(&ledger->entries);
+    bytes = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (bytes == MAP_FAILED) {
+        int r = -errno;
+
+        ledger_free(ledger);
+        return r;
+    }
+    ledger->header = (struct header *)bytes;
+    ledger->halves[0] = bytes + HEADER_SIZE;
+    ledger->halves[1] = ledger->halves[0] + HALF_SIZE;
+    /* A count that is read into a slot must not meet a page that is not there. */
+    (void)mlock(ledger->header, HEADER_SIZE);
+    *ret_ledger = ledger;
+    return 0;
+}
+
+int ledger_new(struct ledger **ret_ledger)
+{
+    int fd = memfd_create("evlinkd-vault", MFD_CLOEXEC), r;
+    struct ledger *ledger;
+
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)FILE_SIZE) < 0 || fallocate(fd, 0, 0, (off_t)HEADER_SIZE) < 0) {
+        r = -errno;
+        fd_close(fd);
+        return r;
+    }
+    r = map(fd, &ledger);
+    if (r < 0)
+        return r;
+    memcpy(ledger->header->magic, magic, sizeof(magic));
+    ledger->header->version = LEDGER_VERSION;
+    *ret_ledger = ledger;
+    return 0;
+}
+
+/* Takes the header for what it is worth. */
+static int look_at(struct ledger *ledger)
+{
+    const struct header *header = ledger->header;
+
+    if (memcmp(header->magic, magic, sizeof(magic)) != 0)
+        return -EBADMSG;
+    if (header->version == 0 || header->version > LEDGER_VERSION) {
+        log_error("the vault is of version %u, and this evlinkd knows those up to %u", header->version,
+            LEDGER_VERSION);
+        return -EBADMSG;
+    }
+    if (!header->complete)
+        return -ENODATA;
+    if (header->active > 1 || header->tail[header->active] > HALF_SIZE)
+        return -EBADMSG;
+    ledger->active = (unsigned)header->active;
+    ledger->tail = header->tail[ledger->active];
+    ledger->last = header->life;
+    for (size_t i = 0; i < N_SLOTS; i++)
+        if (header->slots[i].stamp == stamp_of(ledger) && header->slots[i].count > 0)
+            ledger->old_slots[ledger->n_old_slots++] = header->slots[i];
+    return 0;
+}
+
+int ledger_open(int fd, struct ledger **ret_ledger)
+{
+    struct ledger *ledger;
+    off_t size = lseek(fd, 0, SEEK_END);
+    int r;
+
+    if (size != (off_t)FILE_SIZE) {
+        fd_close(fd);
+        return -EBADMSG;
+    }
+    r = map(fd, &ledger);
+    if (r < 0)
+        return r;
+    r = look_at(ledger);
+    if (r == 0) {
+        ledger->backed[ledger->active] = (ledger->tail + PIECE - 1) / PIECE * PIECE;
+        /* What a move had left in the other one counts for nothing. */
+        (void)fallocate(ledger->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+            (off_t)(HEADER_SIZE + !ledger->active * HALF_SIZE), (off_t)HALF_SIZE);
+        r = replay(ledger);
+    }
+    if (r < 0) {
+        ledger_free(ledger);
+        return r;
+    }
+    *ret_ledger = ledger;
+    return 0;
+}
+
+struct ledger *ledger_free(struct ledger *ledger)
+{
+    struct entry *entry;
+
+    if (!ledger)
+        return NULL;
+    while ((entry = RB_MIN(ledger_entries, &ledger->entries))) {
+        RB_REMOVE(ledger_entries, &ledger->entries, entry);
+        free(entry);
+    }
+    packer_clear(&ledger->staged);
+    if (ledger->header)
+        (void)munmap(ledger->header, FILE_SIZE);
+    fd_close(ledger->fd);
+    free(ledger);
+    return NULL;
+}
+
+int ledger_fd(const struct ledger *ledger)
+{
+    return ledger->fd;
+}
+
+void ledger_complete(struct ledger *ledger)
+{
+    __atomic_store_n(&ledger->header->complete, 1, __ATOMIC_RELEASE);
+}
+
+struct ledger_life *ledger_life(struct ledger *ledger)
+{
+    return &ledger->header->life;
+}
+
+struct ledger_life ledger_last_life(const struct ledger *ledger)
+{
+    return ledger->last;
+}

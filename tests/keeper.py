@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A service manager for tests: starts evlinkd --vault, keeps what it stores, and starts it again with that as soon as
+it is dead. Serves as much of sd_notify(3) as evlinkd asks for."""
+import array
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+
+import evlink
+
+
+class Keeper:
+    """options: evlinkd's; uid: who it runs as; nofile: its limit of descriptors; environment: more of it."""
+
+    def __init__(self, *options, program=None, uid=None, nofile=None, environment=None):
+        self.folder = tempfile.mkdtemp(prefix="evlinkd-test-")
+        os.chmod(self.folder, 0o755)
+        if uid is not None:
+            os.chown(self.folder, uid, uid)
+        self.path = os.path.join(self.folder, "socket")
+        self.command = [program or evlink.Broker.program(), "--vault", "--socket=" + self.path, *options]
+        self.uid = uid
+        self.nofile = nofile
+        self.stored = []  # (name, descriptor)
+        self.deaths = []  # wait statuses
+        self.restart = True
+        self.ready = threading.Event()
+        self.errors = open(os.path.join(self.folder, "log"), "w+b")
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind("")  # a name of the kernel's choice
+        self.environment = dict(os.environ, NOTIFY_SOCKET="@" + self.notify.getsockname()[1:].decode())
+        self.environment.update(environment or {})
+        self.environment.pop("JOURNAL_STREAM", None)
+        self.changed = threading.Condition()
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._start()
+        self.waiter = threading.Thread(target=self._wait, daemon=True)
+        self.waiter.start()
+        if not self.ready.wait(evlink.PATIENCE):
+            raise TimeoutError(f"evlinkd does not get ready: {self.said()}")
+
+    def _listen(self):
+        """What the daemon says."""
+        while True:
+            try:
+                data, ancillary, _, _ = self.notify.recvmsg(4096, socket.CMSG_SPACE(253 * 4))
+            except OSError:
+                return
+            fds = array.array("i")
+            for _, _, content in ancillary:
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+            lines = data.decode().split("\n")
+            said = dict(line.split("=", 1) for line in lines if "=" in line)
+            if said.get("FDSTORE") == "1":
+                self.stored += [(said["FDNAME"], fd) for fd in fds]
+                continue
+            if said.get("FDSTOREREMOVE") == "1":
+                for name, fd in [each for each in self.stored if each[0] == said["FDNAME"]]:
+                    os.close(fd)
+                    self.stored.remove((name, fd))
+            if said.get("READY") == "1":
+                self.ready.set()
+            evlink.close_all(fds)
+
+    def _start(self):
+        # What is to be 3, 4, ... is first moved out of the way of that.
+        fds = [os.dup(fd) for _, fd in self.stored]
+        os.lseek(self.errors.fileno(), 0, os.SEEK_END)
+        environment = dict(self.environment)
+        if fds:
+            environment.update(
+                LISTEN_FDS=str(len(fds)), LISTEN_FDNAMES=":".join(name for name, _ in self.stored)
+            )
+        pid = os.fork()
+        if pid == 0:
+            try:
+                errors = os.dup2(self.errors.fileno(), 2000)
+                high = [os.dup2(fd, 1000 + i) for i, fd in enumerate(fds)]
+                os.closerange(3, 1000)
+                for i, fd in enumerate(high):
+                    os.dup2(fd, 3 + i)
+                    os.close(fd)
+                os.dup2(errors, 2)
+                os.close(errors)
+                environment["LISTEN_PID"] = str(os.getpid())
+                if self.nofile:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (self.nofile, self.nofile))
+                if self.uid is not None:
+                    os.setgroups([])
+                    os.setgid(self.uid)
+                    os.setuid(self.uid)
+                os.execve(self.command[0], self.command, environment)
+            finally:
+                os._exit(127)
+        evlink.close_all(fds)
+        self.pid = pid
+
+    def _wait(self):
+        while True:
+            _, status = os.waitpid(self.pid, 0)
+            self.deaths.append(status)
+            with self.changed:
+                self.changed.notify_all()
+            if not self.restart:
+                return
+            if len(self.deaths) > 100 and self.deaths[-100:].count(256) == 100:
+                return  # it does not start
+            self.ready.clear()
+            self._start()
+
+    def kill(self, number=signal.SIGKILL):
+        """Kills it and waits until that is done."""
+        n = len(self.deaths)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+        self.wait_deaths(n + 1)
+
+    def wait_deaths(self, n):
+        with self.changed:
+            if not self.changed.wait_for(lambda: len(self.deaths) >= n, evlink.PATIENCE):
+                raise TimeoutError(f"evlinkd has died {len(self.deaths)} times, not {n}: {self.said()}")
+
+    def connect(self, timeout=evlink.PATIENCE):
+        return evlink.Connection(self.path, timeout)
+
+    def said(self):
+        return os.pread(self.errors.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def fds(self):
+        """{number: what it is} of the daemon's descriptors."""
+        found = {}
+        folder = f"/proc/{self.pid}/fd"
+        for number in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                found[int(number)] = os.readlink(os.path.join(folder, number))
+        return found
+
+    def stop(self):
+        """Ends it for good."""
+        self.restart = False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        self.waiter.join(evlink.PATIENCE)
+        if self.waiter.is_alive():
+            os.kill(self.pid, signal.SIGKILL)
+            self.waiter.join()
+        self.notify.shutdown(socket.SHUT_RDWR)
+        self.notify.close()
+        evlink.close_all(fd for _, fd in self.stored)
+        self.stored = []
+        said = self.said()
+        self.errors.close()
+        shutil.rmtree(self.folder)
+        for sign in ("AddressSanitizer", "LeakSanitizer", "runtime error:"):
+            if sign in said:
+                raise RuntimeError(f"evlinkd said:\n{said}")
+        return said

@@ -1,0 +1,445 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What outlives evlinkd: killed between any two steps of a change or of the vault's own work, it comes back with what
+was acknowledged, and what was not is there wholly or not at all."""
+import os
+import tempfile
+import time
+
+import blackbox
+import evlink
+import keeper
+
+
+def settled(client, agents):
+    """What there is, by name: and what the agents' kernels have plugged."""
+    eventfds = client.list("Eventfds")
+    links = client.list("Links")
+    return (
+        tuple(sorted(eventfds)),
+        tuple(sorted(
+            (name, link["state"], link.get("group"), tuple(sorted(
+                (end["endpoint"], end["state"]) for end in link["producers"] + link["consumers"])))
+            for name, link in links.items())),
+        tuple(sorted((name, tuple(sorted(agent["offered"]))) for name, agent in client.list("Agents").items())),
+        tuple(sorted(endpoint for agent in agents for endpoint, _ in list(agent.plugged))),
+    )
+
+
+class VaultCase(blackbox.Case):
+    @classmethod
+    def setUpClass(cls):
+        pass
+
+    @classmethod
+    def tearDownClass(cls):
+        pass
+
+    def setUp(self):
+        self.agents = []
+        self.client = None
+
+    def keep(self, *options, **more):
+        self.broker = keeper.Keeper(*options, **more)
+        self.addCleanup(self.broker.stop)
+        self.client = self.connect()
+
+    def reconnect(self):
+        self.client.close()
+        self.client = self.connect()
+
+    def kill(self):
+        self.broker.kill()
+        self.reconnect()
+
+    def attach(self, name, vms, connection=None, **parameters):
+        agent = super().attach(name, vms, connection, **parameters)
+        self.agents.append(agent)
+        return agent
+
+    def settled(self):
+        return settled(self.client, self.agents)
+
+
+class Survive(VaultCase):
+    def test_status(self):
+        self.keep()
+        status = self.client.call("Status")
+        self.assertTrue(status["durable"])
+        self.assertNotIn("lastEnd", status)
+        self.client.hold("e", self.eventfd(5))
+        self.kill()
+        status = self.client.call("Status")
+        self.assertEqual((status["restoredEventfds"], status["restoredLinks"]), (1, 0))
+        self.assertEqual(status["restoredAgents"], 0)
+        self.assertEqual(status["lastEnd"], "killed")
+        self.assertLess(status["restoreMicroseconds"], 1_000_000)
+        self.broker.kill(15)
+        self.reconnect()
+        self.assertEqual(self.client.call("Status")["lastEnd"], "stopped")
+        self.broker.kill(6)
+        self.reconnect()
+        self.assertEqual(self.client.call("Status")["lastEnd"], "ABRT")
+
+    def test_store_is_small(self):
+        self.keep()
+        for i in range(600):
+            self.client.hold(f"e{i}")
+        for i in range(0, 600, 3):
+            self.client.call("Release", {"name": f"e{i}"})
+        self.kill()
+        self.assertEqual(len(self.client.list("Eventfds")), 400)
+        self.assertLessEqual(len(self.broker.stored), 16)
+
+    def test_counts(self):
+        """Held eventfds are the same, with their counts, owners, times and lifetimes."""
+        self.keep()
+        fds = [self.eventfd(i) for i in range(300)]
+        self.client.call("HoldMany", {"names": [f"m{i}" for i in range(250)]}, fds[:250])
+        for i, fd in enumerate(fds[250:], 250):
+            self.client.hold(f"m{i}", fd, **({"lifetime": "lease", "leaseSeconds": 60} if i % 2 else {}))
+        before = self.client.list("Eventfds")
+        ids = {f"m{i}": evlink.fdinfo(fd)[1] for i, fd in enumerate(fds)}
+        for _ in range(3):
+            self.kill()
+            now = self.client.list("Eventfds")
+            self.assertEqual(now, before)
+            self.assertEqual({name: each["eventfdId"] for name, each in now.items()}, ids)
+        for i in (0, 7, 299):
+            self.assertEqual(now[f"m{i}"]["pending"], i)
+            self.assert_count(self.own(self.client.claim(f"m{i}")), i)
+
+    def test_connections_end(self):
+        """What was held for a connection's life is released: connections end with the broker."""
+        self.keep()
+        self.client.hold("stays", self.eventfd())
+        self.client.hold("goes", self.eventfd(), lifetime="connection")
+        self.client.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="l", lifetime="connection")
+        self.kill()
+        self.assertEqual(sorted(self.client.list("Eventfds")), ["stays"])
+        self.assertEqual(self.client.list("Links"), {})
+
+    def test_leases_run_on(self):
+        self.keep()
+        self.client.hold("e", self.eventfd(), lifetime="lease", leaseSeconds=1)
+        begin = time.monotonic()
+        self.kill()
+        evlink.until(lambda: not self.client.list("Eventfds"))
+        self.assertGreater(time.monotonic() - begin, 0.5)
+        self.assertLess(time.monotonic() - begin, 1.5)
+
+    def test_agents_notice_nothing(self):
+        self.keep()
+        agent = self.attach("a", {"v": None})
+        self.client.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="l", group="g", labels={"a": "b"})
+        before = self.client.list("Links")
+        requests = len(agent.log())
+        for _ in range(3):
+            self.kill()
+            self.wait_link("l", "linked")
+            self.assertEqual(self.client.list("Links"), before)
+        evlink.until(lambda: [r.method for r in agent.requests].count("Inventory") == 3)
+        self.assertEqual(len(agent.log()), requests)
+        self.client.call("Disconnect", {"name": "l"})
+        self.assertEqual(agent.plugged, {})
+
+    def test_answer_after_death(self):
+        """An agent answers a call of a broker that is dead: its successor does not take it for an answer to it."""
+        self.keep()
+        agent = self.attach("a", {"v": None})
+        agent.gate.clear()
+        self.client.start("Connect", {"producers": ["kvm/v/pio/0x10"], "consumers": ["kvm/v/gsi/5"]})
+        agent.wait_for(1)
+        self.broker.kill()
+        agent.gate.set()
+        self.reconnect()
+        # Calls wait until the one that was not answered is undone.
+        self.assertEqual(self.client.list("Links"), {})
+        self.assertEqual(agent.plugged, {})
+        self.client.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="l")
+        self.assertEqual(len(agent.plugged), 2)
+
+    def test_agent_gone_meanwhile(self):
+        """An agent that closes its socket while there is no broker is lost to the next one."""
+        self.keep()
+        agent = self.attach("a", {"v": None})
+        self.client.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="l")
+        os.kill(self.broker.pid, 19)
+        agent.hang_up()
+        self.agents.remove(agent)
+        self.kill()
+        self.wait_link("l", "waiting")
+        self.assertEqual(self.client.list("Agents"), {})
+
+    def test_damaged(self):
+        """A record that cannot be read is lost, and nothing else."""
+        self.keep()
+        for i in range(20):
+            self.client.hold(f"damage-{i}", self.eventfd(i))
+        log = dict(self.broker.stored)["vault-log"]
+        data = os.pread(log, 1 << 16, 16384)
+        at = data.index(b"damage-7")
+        os.kill(self.broker.pid, 19)
+        os.pwrite(log, b"DAMAGE-7", 16384 + at)
+        self.kill()
+        self.assertEqual(
+            set(self.client.list("Eventfds")), {f"damage-{i}" for i in range(20)} - {"damage-7"}
+        )
+        self.assertIn("the vault is damaged", self.broker.said())
+        # What is left is as good as any.
+        self.client.hold("damage-7", self.eventfd(70))
+        self.kill()
+        self.assertEqual(self.client.list("Eventfds")["damage-7"]["pending"], 70)
+
+    def test_compaction(self):
+        """Many changes to little state: the log is made short again and again."""
+        self.keep()
+        for i in range(50):
+            self.client.hold(f"stay-{i}", self.eventfd(i))
+        for i in range(6000):
+            self.client.start("Hold", {"name": f"go-{i}"})
+            self.client.start("Release", {"name": f"go-{i}"})
+            if i % 20 == 19:
+                for _ in range(40):
+                    self.client.finish()
+            if i % 1500 == 699:
+                self.kill()
+        found = self.client.list("Eventfds")
+        self.assertEqual({name: each["pending"] for name, each in found.items()},
+                         {f"stay-{i}": i for i in range(50)})
+        log = dict(self.broker.stored)["vault-log"]
+        self.assertLess(os.fstat(log).st_blocks * 512, 2 << 20)
+
+    def test_released_is_gone(self):
+        """What is released is in no table and comes back in none."""
+        self.keep()
+        self.client.call("Status")
+        before = len(self.broker.fds())
+        fds = [self.eventfd() for _ in range(64)]
+        self.client.call("HoldMany", {"names": [f"m{i}" for i in range(64)]}, fds)
+        for i in range(63):
+            self.client.call("Release", {"name": f"m{i}"})
+        self.assertEqual(len(self.broker.fds()), before + 1)
+        self.kill()
+        self.assertEqual(sorted(self.client.list("Eventfds")), ["m63"])
+
+    def test_pending_on_record(self):
+        """What is owed to an end outlives the broker: a consumer that is parked, and its VMM gone."""
+        self.keep()
+        agent = self.attach("a", {"v": None})
+        fd = self.eventfd()
+        self.client.hold("e", fd)
+        self.client.connect(["eventfd/e"], ["kvm/v/gsi/5"], name="l")
+        self.client.call("Park", {"name": "l"})
+        os.eventfd_write(fd, 3)
+        agent.answer = lambda request, data: None if request.method == "Plug" else data
+        self.client.start("Resume", {"name": "l"})
+        evlink.until(lambda: [r.method for r in agent.requests if r.endpoints] == ["Plug", "Unplug", "Plug"])
+        self.assert_count(fd, 0)
+        self.broker.kill()
+        agent.answer = lambda request, data: data
+        self.reconnect()
+        # The Resume was not answered: it is undone, and the count is where it was, or one at least.
+        self.wait_link("l", "parked")
+        self.wait_count(fd, 3)
+
+
+@blackbox.unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")
+class CrashPoints(VaultCase):
+    """Every change, with a SIGKILL at every crash point of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.points = tempfile.NamedTemporaryFile(mode="w+", suffix=".points")
+        self.addCleanup(self.points.close)
+        self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".reached")
+        self.addCleanup(self.log.close)
+        self.keep(
+            program=os.environ["EVLINKD_CRASH"],
+            environment={"EVLINK_CRASH_FILE": self.points.name, "EVLINK_CRASH_LOG": self.log.name},
+        )
+
+    def set_point(self, n):
+        with open(self.points.name, "w", encoding="ascii") as file:
+            file.write(str(n) if n else "")
+
+    def is_pending(self):
+        return os.path.getsize(self.points.name) > 0
+
+    def wait_one_of(self, states, what):
+        found = []
+
+        def is_one():
+            found[:] = [self.settled()]
+            return found[0] in states
+
+        try:
+            evlink.until(is_one)
+        except TimeoutError:
+            self.fail(f"{what}: {found[0]} is none of {states}:\n{self.broker.said()[-3000:]}")
+        return found[0]
+
+    def every_point(self, what, do, undo):
+        """Does it, killed at the first point, the second, ... until it gets through."""
+        before = self.settled()
+        do()
+        after = self.settled()
+        self.assertNotEqual(before, after, what)
+        undo()
+        self.wait_one_of([before], what)
+        n = 0
+        while True:
+            n += 1
+            deaths = len(self.broker.deaths)
+            self.set_point(n)
+            try:
+                do()
+                done = True
+            except (EOFError, ConnectionError):
+                done = False
+            if done and self.is_pending():
+                break  # it has fewer points than that
+            if not done or not self.is_pending():
+                self.broker.wait_deaths(deaths + 1)
+                self.reconnect()
+            # What was answered took effect; what was not did wholly or not at all.
+            state = self.wait_one_of([after] if done else [before, after], f"{what}, killed at point {n}")
+            if state == after:
+                undo()
+                self.wait_one_of([before], f"{what}, undone after point {n}")
+        self.set_point(0)
+        self.wait_one_of([after], what)
+        undo()
+        self.wait_one_of([before], what)
+        self.assertGreater(n, 1, what)
+        return n - 1
+
+    def call(self, method, **parameters):
+        return lambda: self.client.call(method, parameters)
+
+    def test_every_change(self):
+        fds = {name: self.eventfd() for name in ("e", "f", "g")}
+        for name, fd in fds.items():
+            self.client.hold(name, fd)
+        self.attach("a", {"v": None, "x": None})
+        self.attach("b", {"w": None})
+        self.client.call("Offer", {"agent": "b", "endpoints": ["kvm/w/dev/d/irq/0"]})
+        many = [self.eventfd() for _ in range(40)]
+        names = [f"m{i}" for i in range(40)]
+
+        def release_many():
+            for name in names:
+                self.client.call("Release", {"name": name})
+
+        def connect(name, producers, consumers, **more):
+            return self.call("Connect", name=name, producers=producers, consumers=consumers, **more)
+
+        def connect_many():
+            self.client.call("ConnectMany", {"links": [
+                {"name": f"s{i}", "producers": [f"kvm/v/pio/{i}"], "consumers": [f"kvm/w/gsi/{i}"], "group": "set"}
+                for i in range(1, 9)]})
+
+        tried = 0
+
+        def every(what, do, undo):
+            nonlocal tried
+            tried += self.every_point(what, do, undo)
+
+        direct = connect("l", ["kvm/v/pio/0x10"], ["kvm/w/gsi/5"])
+        drop = self.call("Disconnect", name="l")
+        every("Hold", lambda: self.client.hold("h", fds["e"]), self.call("Release", name="h"))
+        every("HoldMany", lambda: self.client.call("HoldMany", {"names": names}, many), release_many)
+        every("Connect", direct, drop)
+        every("Connect, level", connect("l", ["eventfd/e"], ["kvm/w/gsi/6/level"]), drop)
+        every("Connect, relayed", connect("l", ["eventfd/e"], ["kvm/w/gsi/6", "kvm/v/gsi/7", "eventfd/f"]), drop)
+        every("Connect, waiting", connect("l", ["kvm/v/pio/0x10"], ["kvm/nobody/gsi/5"]), drop)
+        every("ConnectMany", connect_many, self.call("Disconnect", group="set"))
+        direct()
+        every("Park", self.call("Park", name="l"), self.call("Resume", name="l"))
+        every("Move", self.call("Move", **{"name": "l", "from": "kvm/w/gsi/5", "to": "kvm/v/gsi/9"}),
+              self.call("Move", **{"name": "l", "from": "kvm/v/gsi/9", "to": "kvm/w/gsi/5"}))
+        every("Disconnect", drop, direct)
+        every("Leave", self.call("Leave", endpoint="kvm/w/gsi/5"), direct)
+        self.client.call("Park", {"name": "l"})
+        every("Resume", self.call("Resume", name="l"), self.call("Park", name="l"))
+        drop()
+        every("Release", self.call("Release", name="g"), lambda: self.client.hold("g", fds["g"]))
+        connect("l", ["eventfd/e"], ["kvm/w/dev/d/irq/0"])()
+        offer = {"agent": "b", "endpoints": ["kvm/w/dev/d/irq/0"]}
+
+        def offer_again():
+            self.client.call("Offer", offer)
+            self.wait_link("l", "linked")
+
+        every("Withdraw", self.call("Withdraw", **offer), offer_again)
+        drop()
+        connect_many()
+        every("Disconnect of a group", self.call("Disconnect", group="set"), connect_many)
+        self.client.call("Disconnect", {"group": "set"})
+        for fd in fds.values():
+            self.assert_count(fd, 0)
+        print(f"# killed at {tried} crash points of changes")
+
+    def test_every_step_of_recovery(self):
+        """Killed while it comes back, too."""
+        for i in range(60):
+            self.client.hold(f"e{i}", self.eventfd(i))
+        self.client.call("HoldMany", {"names": [f"m{i}" for i in range(50)]}, [self.eventfd() for _ in range(50)])
+        self.attach("a", {"v": None, "w": None})
+        for i in range(1, 6):
+            self.client.connect([f"kvm/v/pio/{i}"], [f"kvm/w/gsi/{i}"], name=f"l{i}")
+        before = self.settled()
+        counts = {name: each["pending"] for name, each in self.client.list("Eventfds").items()}
+        n = 0
+        while True:
+            n += 1
+            deaths = len(self.broker.deaths)
+            self.set_point(n)
+            self.broker.kill()
+            self.reconnect()
+            try:
+                self.client.call("Status")
+                if self.is_pending():
+                    break
+            except (EOFError, ConnectionError):
+                pass
+            self.broker.wait_deaths(deaths + 2)
+            self.reconnect()
+            self.wait_one_of([before], f"recovery, killed at point {n}")
+            self.assertEqual(
+                {name: each["pending"] for name, each in self.client.list("Eventfds").items()}, counts
+            )
+        self.set_point(0)
+        self.assertGreater(n, 5)
+        print(f"# killed at {n - 1} crash points of recovery")
+
+    def test_every_step_of_cleaning(self):
+        """Killed while what is live is moved out of the way of what is not."""
+        fds = [self.eventfd(i) for i in range(120)]
+        for i, fd in enumerate(fds):
+            self.client.hold(f"e{i}", fd)
+        n = 0
+        while n < 400:
+            n += 1
+            deaths = len(self.broker.deaths)
+            self.client.hold(f"x{n}")
+            self.client.hold(f"y{n}")
+            self.client.call("Release", {"name": f"x{n}"})
+            self.set_point(n)
+            # The timer, unless it died before.
+            time.sleep(0.5)
+            pending = self.is_pending()
+            self.set_point(0)
+            if pending:
+                break
+            self.broker.wait_deaths(deaths + 1)
+            self.reconnect()
+            found = self.client.list("Eventfds")
+            self.assertEqual({found[f"e{i}"]["pending"] for i in range(120)}, set(range(120)))
+            self.client.call("Release", {"name": f"y{n}"})
+        self.assertGreater(n, 3)
+        print(f"# killed at {n - 1} crash points of cleaning")
+
+
+if __name__ == "__main__":
+    blackbox.main()
