@@ -19,6 +19,11 @@ void log_init(const char *program, enum log_level most, log_sink sink)
     state.sink = sink;
 }
 
+int log_shows(enum log_level level)
+{
+    return level <= state.most;
+}
+
 void log_msg(enum log_level level, const char *format, ...)
 {
     int saved = errno;

@@ -21,6 +21,9 @@ typedef void (*log_sink)(enum log_level level, const char *line);
 
 void log_init(const char *program, enum log_level most, log_sink sink);
 
+/* Whether messages of that level are not left out. */
+int log_shows(enum log_level level);
+
 /* errno is kept. */
 void log_msg(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

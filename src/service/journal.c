@@ -26,6 +26,23 @@ static void to_journal(enum log_level level, const char *line)
     (void)sd_journal_send("MESSAGE=%s", line, "PRIORITY=%i", (int)level, NULL);
 }
 
+void journal_news(const struct news *news)
+{
+    const char *name = notice_name(news->notice), *reason = news->reason ? news->reason : "";
+
+    if (!log_shows(LOG_LEVEL_DEBUG))
+        return;
+    if (!stderr_is_journal()) {
+        log_debug("%s: %s%s%s", news->subject, name, reason[0] ? ": " : "", reason);
+        return;
+    }
+    /* Names and endpoints are of harmless characters; a reason is the journal's to keep apart. */
+    (void)sd_journal_send("MESSAGE=%s: %s%s%s", news->subject, name, reason[0] ? ": " : "", reason,
+        "PRIORITY=%i", (int)LOG_LEVEL_DEBUG, "EVLINK_NOTICE=%s", name, "EVLINK_SUBJECT=%s", news->subject,
+        "EVLINK_LINK=%s", news->link ? news->link : "", "EVLINK_REASON=%s", reason, "EVLINK_UID=%u",
+        (unsigned)news->owner->uid, NULL);
+}
+
 void journal_open(const char *program, enum log_level most)
 {
     log_init(program, most, stderr_is_journal() ? to_journal : NULL);

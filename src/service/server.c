@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "model/record.h"
 #include "service/connection.h"
+#include "service/journal.h"
 #include "service/monitor.h"
 #include "service/relays.h"
 #include "service/session.h"
@@ -49,8 +50,7 @@ static void on_agent_forgotten(void *userdata, struct agent *agent)
 
 static void on_news(void *userdata, const struct news *news)
 {
-    log_debug("%s: %s%s%s", news->subject, notice_name(news->notice), news->reason ? ": " : "",
-        news->reason ? news->reason : "");
+    journal_news(news);
     monitor_news(userdata, news);
 }
 
@@ -413,7 +413,12 @@ static void tell_ready(const struct server *server)
             report->links, report->agents, report->took);
     if (server->path)
         log_info("listening at %s", server->path);
-    (void)sd_notify(0, "READY=1");
+    if (report)
+        (void)sd_notifyf(0,
+            "READY=1\nSTATUS=%zu eventfds, %zu links and %zu agents came back in %" PRIi64 " us",
+            report->eventfds, report->links, report->agents, report->took);
+    else
+        (void)sd_notify(0, "READY=1\nSTATUS=Serving; nothing is kept past this process");
 }
 
 int server_run(struct server *server)
