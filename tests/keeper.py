@@ -4,6 +4,7 @@ it is dead. Serves as much of sd_notify(3) as evlinkd asks for."""
 import array
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,9 +16,10 @@ import evlink
 
 
 class Keeper:
-    """options: evlinkd's; uid: who it runs as; nofile: its limit of descriptors; environment: more of it."""
+    """options: evlinkd's; uid: who it runs as; nofile: its limit of descriptors; environment: more of it; stored: what
+    an earlier one had stored, [(name, descriptor)], consumed."""
 
-    def __init__(self, *options, program=None, uid=None, nofile=None, environment=None):
+    def __init__(self, *options, program=None, uid=None, nofile=None, environment=None, stored=()):
         self.folder = tempfile.mkdtemp(prefix="evlinkd-test-")
         os.chmod(self.folder, 0o755)
         if uid is not None:
@@ -26,7 +28,7 @@ class Keeper:
         self.command = [program or evlink.Broker.program(), "--vault", "--socket=" + self.path, *options]
         self.uid = uid
         self.nofile = nofile
-        self.stored = []  # (name, descriptor)
+        self.stored = list(stored)  # (name, descriptor)
         self.deaths = []  # wait statuses
         self.restart = True
         self.ready = threading.Event()
@@ -160,3 +162,51 @@ class Keeper:
             if sign in said:
                 raise RuntimeError(f"evlinkd said:\n{said}")
         return said
+
+
+class Supervised:
+    """The same with evlinkd --supervise as the service manager."""
+
+    def __init__(self, *options, program=None, uid=None, nofile=None):
+        def become():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
+            if uid is not None:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+
+        self.folder = tempfile.mkdtemp(prefix="evlinkd-test-")
+        if uid is not None:
+            os.chown(self.folder, uid, uid)
+        self.broker = evlink.Broker("--supervise", *options, program=program, folder=self.folder, preexec_fn=become)
+        self.path = self.broker.path
+        self.deaths = []
+        self.pid = self._child()
+
+    def _child(self):
+        with open(f"/proc/{self.broker.pid}/task/{self.broker.pid}/children", encoding="ascii") as file:
+            pids = [int(pid) for pid in file.read().split()]
+        return pids[0] if pids else None
+
+    def kill(self, number=signal.SIGKILL):
+        old = self.pid
+        os.kill(old, number)
+        evlink.until(lambda: self._child() not in (None, old), "the next child")
+        self.pid = self._child()
+        self.deaths.append(number)
+
+    @property
+    def stored(self):
+        """What is in the store, as far as the log says."""
+        counts = re.findall(r"started pid \d+, stored descriptors: (\d+)", self.said())
+        return [None] * int(counts[-1])
+
+    def connect(self, timeout=evlink.PATIENCE):
+        return self.broker.connect(timeout)
+
+    def said(self):
+        return self.broker.said()
+
+    def stop(self):
+        self.broker.end()
+        shutil.rmtree(self.folder, ignore_errors=True)

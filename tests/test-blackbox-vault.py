@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What outlives evlinkd: killed between any two steps of a change or of the vault's own work, it comes back with what
 was acknowledged, and what was not is there wholly or not at all."""
+import array
+import json
 import os
+import socket
+import struct
 import tempfile
 import time
 
@@ -242,6 +246,144 @@ class Survive(VaultCase):
         # The Resume was not answered: it is undone, and the count is where it was, or one at least.
         self.wait_link("l", "parked")
         self.wait_count(fd, 3)
+
+
+HEADER_SIZE = 16384
+HALF_SIZE = 256 << 20
+QUEUES = ("young", "agents", "old1", "old2")
+
+
+def read_ledger(log):
+    """What of a ledger is worth keeping: its header, and its half in use."""
+    header = os.pread(log, HEADER_SIZE, 0)
+    active, *tails = struct.unpack_from("QQQ", header, 16)
+    return header, os.pread(log, tails[active], HEADER_SIZE + active * HALF_SIZE)
+
+
+def peek_numbers(queue):
+    """{number: what it is} of the descriptors in a queue, of messages of one each."""
+    found = {}
+    peeker = socket.socket(fileno=os.dup(queue))
+    peeker.setsockopt(socket.SOL_SOCKET, 42, 0)  # SO_PEEK_OFF
+    while True:
+        try:
+            data, ancillary, _, _ = peeker.recvmsg(
+                4096, socket.CMSG_SPACE(253 * 4), socket.MSG_PEEK | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            break
+        fds = array.array("i", ancillary[0][2])
+        number = shift = 0
+        for byte in data:
+            number |= (byte & 0x7F) << shift
+            shift += 7
+        found[number >> 1] = os.readlink(f"/proc/self/fd/{fds[0]}").split(":")[0]
+        evlink.close_all(fds)
+    peeker.setsockopt(socket.SOL_SOCKET, 42, -1)
+    peeker.close()
+    return found
+
+
+def pack_number(number):
+    number <<= 1
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(data + bytes([number]))
+
+
+class Samples(VaultCase):
+    """Vaults that earlier versions wrote are read. EVLINK_MAKE_SAMPLE=NAME adds one, of this version."""
+
+    SAMPLES = os.path.join(evlink.TESTS, "vault-samples")
+
+    def fill(self):
+        """Something of every kind."""
+        for i in range(5):
+            self.client.hold(f"e{i}", self.eventfd(i), **({"lifetime": "lease", "leaseSeconds": 10 ** 8} if i == 4 else {}))
+        self.attach("a", {"v": None, "w": None})
+        self.client.call("Offer", {"agent": "a", "endpoints": ["kvm/v/dev/disk.0/irq/3"]})
+        self.client.connect(["kvm/v/pio/0x10/4=0x1"], ["kvm/w/gsi/5"], name="direct", group="g", labels={"key": "value"})
+        self.client.connect(["eventfd/e1"], ["kvm/w/gsi/6/level"], name="level")
+        self.client.connect(["eventfd/e2"], ["kvm/w/gsi/7", "eventfd/e3"], name="relayed")
+        self.client.connect(["kvm/v/mmio/0xfee00000"], ["kvm/v/dev/disk.0/irq/3"], name="parked")
+        self.client.connect(["kvm/v/pio/0x20"], ["kvm/nobody/gsi/1"], name="waiting", lifetime="agent")
+        self.client.call("Park", {"name": "parked"})
+
+    def what_there_is(self):
+        """Without what changes from one kernel to the next."""
+        lists = {what: self.client.list(what) for what in ("Eventfds", "Links", "Agents")}
+        for each in lists["Eventfds"].values():
+            each.pop("eventfdId")
+            each.pop("pending")
+        for each in lists["Links"].values():
+            each.pop("forwarded", None)
+        return lists
+
+    def make_one(self, name):
+        self.keep()
+        self.fill()
+        stored = dict(self.broker.stored)
+        header, half = read_ledger(stored["vault-log"])
+        numbers = {}
+        for queue in QUEUES:
+            numbers.update(peek_numbers(stored[f"vault-{queue}-out"]))
+        os.makedirs(self.SAMPLES, exist_ok=True)
+        path = os.path.join(self.SAMPLES, name)
+        with open(path + ".ledger", "wb") as file:
+            file.write(header.rstrip(b"\0").ljust(512, b"\0") + half)
+        with open(path + ".json", "w", encoding="ascii") as file:
+            json.dump({"half": len(half), "numbers": numbers, "lists": self.what_there_is()}, file, indent=1)
+            file.write("\n")
+
+    def restore(self, path):
+        with open(path + ".json", encoding="ascii") as file:
+            sample = json.load(file)
+        with open(path + ".ledger", "rb") as file:
+            data = file.read()
+        header, half = data[: -sample["half"]], data[-sample["half"] :]
+        active = struct.unpack_from("Q", header, 16)[0]
+        log = os.memfd_create("sample")
+        os.ftruncate(log, HEADER_SIZE + 2 * HALF_SIZE)
+        os.pwrite(log, header, 0)
+        os.pwrite(log, half, HEADER_SIZE + active * HALF_SIZE)
+        stored = [("vault-log", log)]
+        queues = {}
+        for queue in QUEUES:
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            queues[queue] = one
+            stored += [(f"vault-{queue}-in", os.dup(one.fileno())), (f"vault-{queue}-out", os.dup(other.fileno()))]
+            self.addCleanup(one.close)
+            other.close()
+        for number, what in sample["numbers"].items():
+            if what == "socket":
+                ours, theirs = socket.socketpair()
+                fd = ours.detach()
+                agent = evlink.Agent(theirs, {"v": None, "w": None})
+                self.addCleanup(agent.hang_up)
+            else:
+                fd = os.eventfd(0)
+            queue = queues["agents" if what == "socket" else "young"]
+            socket.send_fds(queue, [pack_number(int(number))], [fd])
+            os.close(fd)
+        self.keep(stored=stored)
+        self.assertEqual(self.what_there_is(), sample["lists"], path)
+
+    def test_samples(self):
+        if os.environ.get("EVLINK_MAKE_SAMPLE"):
+            self.make_one(os.environ["EVLINK_MAKE_SAMPLE"])
+            return
+        names = sorted(name[:-5] for name in os.listdir(self.SAMPLES) if name.endswith(".json"))
+        self.assertGreater(len(names), 0)
+        for name in names:
+            with self.subTest(name):
+                self.restore(os.path.join(self.SAMPLES, name))
+                # And it can be gone on with.
+                self.client.call("Disconnect", {"name": "relayed"})
+                self.client.call("Resume", {"name": "parked"})
+                self.kill()
+                self.assertEqual(sorted(self.client.list("Links")), ["direct", "level", "parked", "waiting"])
 
 
 @blackbox.unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")

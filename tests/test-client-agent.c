@@ -826,6 +826,14 @@ static void test_lists(void **state)
     assert_string_equal(status.version, "1.2");
     assert_true(status.durable);
     assert_int_equal(status.connections, 6);
+    assert_string_equal(status.last_end, "");
+    script(f, "[{'parameters': {'version': '1.2', 'startedAt': 5, 'durable': true, 'restoredEventfds': 1, "
+              "'restoredLinks': 2, 'restoredAgents': 7, 'restoreMicroseconds': 8, 'lastEnd': 'killed', "
+              "'eventfds': 3, 'links': 4, 'agents': 5, 'connections': 6}}]");
+    assert_int_equal(evlink_status(f->client, &status), 0);
+    assert_int_equal(status.restored_agents, 7);
+    assert_int_equal(status.restored_in, 8);
+    assert_string_equal(status.last_end, "killed");
 
     script(f, "[{'parameters': {'a': 1}, 'continues': true}, {'parameters': {'b': 2}}]");
     assert_int_equal(evlink_call(f->client, "x.y.Z", "{\"p\":[]}", NULL, 0, true, on_reply, &seen), 0);

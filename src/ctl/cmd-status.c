@@ -13,9 +13,9 @@ static long long number(const json_t *status, const char *member)
 
 static int run(struct ctl *ctl, const struct ctl_args *args)
 {
-    CLEANUP(freep) char *version = NULL, *socket = NULL, *since = NULL;
+    CLEANUP(freep) char *version = NULL, *socket = NULL, *since = NULL, *before = NULL;
     json_auto_t *status = NULL;
-    const char *text;
+    const char *text, *last_end;
     int r;
 
     (void)args;
@@ -37,8 +37,16 @@ static int run(struct ctl *ctl, const struct ctl_args *args)
     printf("%12s: %s\n", "Durable",
         json_is_true(json_object_get(status, "durable")) ? "yes"
                                                          : "no (what is held ends with this evlinkd)");
-    printf("%12s: %lld eventfds, %lld links\n", "Restored", number(status, "restoredEventfds"),
-        number(status, "restoredLinks"));
+    last_end = json_string_value(json_object_get(status, "lastEnd"));
+    if (last_end) {
+        before = text_escape(last_end);
+        if (!before)
+            return ctl_oom();
+        printf("%12s: %s\n", "Before", before);
+        printf("%12s: %lld eventfds, %lld links, %lld agents, in %.1f ms\n", "Restored",
+            number(status, "restoredEventfds"), number(status, "restoredLinks"),
+            number(status, "restoredAgents"), (double)number(status, "restoreMicroseconds") / 1000);
+    }
     printf("%12s: %lld\n", "Eventfds", number(status, "eventfds"));
     printf("%12s: %lld\n", "Links", number(status, "links"));
     printf("%12s: %lld\n", "Agents", number(status, "agents"));

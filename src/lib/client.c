@@ -32,18 +32,12 @@ static int client_new(int fd, struct evlink_client **ret_client)
     return 0;
 }
 
-int evlink_client_open(const char *path, struct evlink_client **ret_client)
+/* A socket that is connected to the broker at path, or -errno. */
+static int connect_to(const char *path)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
-    CLEANUP(fd_closep) int fd = -1;
-    int r;
+    int fd, r;
 
-    if (!path)
-        path = secure_getenv("EVLINK_SOCKET");
-    if (!path || !*path)
-        path = EVLINK_DEFAULT_SOCKET;
-    if (strlen(path) >= sizeof(address.sun_path))
-        return -ENAMETOOLONG;
     strcpy(address.sun_path, path);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -52,12 +46,33 @@ int evlink_client_open(const char *path, struct evlink_client **ret_client)
     do
         r = connect(fd, (struct sockaddr *)&address, sizeof(address));
     while (r < 0 && errno == EINTR);
-    if (r < 0)
-        return -errno;
-    r = client_new(fd, ret_client);
     if (r == 0)
-        (void)TAKE_FD(fd);
+        return fd;
+    r = -errno;
+    fd_close(fd);
     return r;
+}
+
+int evlink_client_open(const char *path, struct evlink_client **ret_client)
+{
+    CLEANUP(fd_closep) int fd = -1;
+    int r;
+
+    if (!path)
+        path = secure_getenv("EVLINK_SOCKET");
+    if (!path || !*path)
+        path = EVLINK_DEFAULT_SOCKET;
+    if (strlen(path) >= sizeof((*ret_client)->path))
+        return -ENAMETOOLONG;
+    fd = connect_to(path);
+    if (fd < 0)
+        return fd;
+    r = client_new(fd, ret_client);
+    if (r < 0)
+        return r;
+    strcpy((*ret_client)->path, path);
+    (void)TAKE_FD(fd);
+    return 0;
 }
 
 int evlink_client_open_fd(int fd, struct evlink_client **ret_client)
@@ -88,6 +103,24 @@ static void disconnect(struct evlink_client *client)
     client->fd = fd_close(client->fd);
     frame_in_clear(&client->in);
     frame_out_clear(&client->out);
+}
+
+int evlink_client_reconnect(struct evlink_client *client)
+{
+    int fd;
+
+    if (client->busy)
+        return evl_client_say(client, -EDEADLK,
+            "the connection cannot be opened anew by a callback of a call that is under way on it");
+    if (!client->path[0])
+        return evl_client_say(
+            client, -EOPNOTSUPP, "this connection was made elsewhere: only who made it can make another");
+    fd = connect_to(client->path);
+    if (fd < 0)
+        return evl_client_say(client, fd, "cannot connect to evlinkd at %s: %s", client->path, strerror(-fd));
+    disconnect(client);
+    client->fd = fd;
+    return 0;
 }
 
 struct evlink_client *evlink_client_free(struct evlink_client *client)

@@ -17,7 +17,8 @@
 #define BROKER(method) "io.evlink.Broker." method
 
 struct evlink_client {
-    int fd; /* -1 when the connection is of no more use */
+    int fd;         /* -1 when the connection is of no more use */
+    char path[108]; /* where it is connected to; empty: it was made elsewhere */
     struct frame_in in;
     struct frame_out out;
     unsigned timeout;      /* milliseconds; 0: none */

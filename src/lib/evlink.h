@@ -97,6 +97,15 @@ int evlink_client_open(const char *path, struct evlink_client **ret_client);
 int evlink_client_open_fd(int fd, struct evlink_client **ret_client);
 
 /*
+ * Connects again to where evlink_client_open() did, when a call has failed with -ECONNRESET or -ENOTCONN: the
+ * broker was restarted. A call that was under way took effect wholly or not at all, the lists tell; what was
+ * made with EVLINK_CONNECTION has ended. Agents stay attached, they have sockets of their own. Fails as
+ * evlink_client_open(), and then the old connection stays as it was; -EOPNOTSUPP for one of
+ * evlink_client_open_fd(), -EDEADLK in a callback of one of its calls.
+ */
+int evlink_client_reconnect(struct evlink_client *client);
+
+/*
  * Closes the connection: what was made with EVLINK_CONNECTION through it ends. Agents that were attached
  * through it stay attached. Takes NULL, returns NULL. Not from a callback of one of its calls.
  */
@@ -247,6 +256,10 @@ struct evlink_status {
     bool durable;       /* what is acknowledged outlives the broker's process */
     uint64_t restored_eventfds, restored_links;
     uint64_t eventfds, links, agents, connections;
+    uint64_t restored_agents;
+    int64_t restored_in; /* microseconds that it took; 0 where there was nothing to come back */
+    char
+        last_end[64]; /* why the process before ended: "stopped", "killed", a signal; empty: there was none */
 };
 
 /*

@@ -361,6 +361,8 @@ struct status_in {
     const char *version;
     bool durable;
     struct opt_int started_at, restored_eventfds, restored_links, eventfds, links, agents, connections;
+    struct opt_int restored_agents, restored_in;
+    const char *last_end;
 };
 
 int evlink_status(struct evlink_client *client, struct evlink_status *ret_status)
@@ -375,6 +377,9 @@ int evlink_status(struct evlink_client *client, struct evlink_status *ret_status
         { "links", FIELD_INT, offsetof(struct status_in, links), FIELD_REQUIRED },
         { "agents", FIELD_INT, offsetof(struct status_in, agents), FIELD_REQUIRED },
         { "connections", FIELD_INT, offsetof(struct status_in, connections), FIELD_REQUIRED },
+        { "restoredAgents", FIELD_INT, offsetof(struct status_in, restored_agents), 0 },
+        { "restoreMicroseconds", FIELD_INT, offsetof(struct status_in, restored_in), 0 },
+        { "lastEnd", FIELD_STRING, offsetof(struct status_in, last_end), 0 },
         FIELDS_END,
     };
     CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
@@ -397,7 +402,10 @@ int evlink_status(struct evlink_client *client, struct evlink_status *ret_status
         .links = (uint64_t)in.links.value,
         .agents = (uint64_t)in.agents.value,
         .connections = (uint64_t)in.connections.value,
+        .restored_agents = (uint64_t)in.restored_agents.value,
+        .restored_in = in.restored_in.value,
     };
+    (void)snprintf(ret_status->last_end, sizeof(ret_status->last_end), "%s", in.last_end ? in.last_end : "");
     (void)snprintf(ret_status->version, sizeof(ret_status->version), "%s", in.version);
     return 0;
 }

@@ -224,7 +224,7 @@ static const char *last_end(const struct vault_report *report)
         return "stopped";
     if (report->last.ended > 0)
         return sigabbrev_np(report->last.ended);
-    return getenv("EVLINKD_LAST_END") ? getenv("EVLINKD_LAST_END") : "killed";
+    return getenv("EVLINK_LAST_END") ? getenv("EVLINK_LAST_END") : "killed";
 }
 
 static int status(struct connection *connection, const void *parameters)

@@ -211,7 +211,7 @@ static int64_t start_later(struct supervisor *s, int64_t lived)
 
     if (lived >= s->options->steady)
         s->pause = s->options->pause_min;
-    if (lived < s->options->brief) {
+    if (lived < s->options->brief && !s->ready) {
         pause = s->pause;
         s->pause = pause * 2 < s->options->pause_max ? pause * 2 : s->options->pause_max;
     }

@@ -19,7 +19,7 @@ struct supervise_options {
     char *const *argv;   /* what it is started with, from its name on */
     int64_t watchdog;    /* the longest that it may be silent; 0: for ever */
     int64_t patience;    /* and until READY=1, where that is longer */
-    int64_t brief;       /* lived less: a pause before it is started again */
+    int64_t brief;       /* lived less, and was never ready: a pause before it is started again */
     int64_t steady;      /* lived this long: the next pause is the shortest again */
     int64_t pause_min;
     int64_t pause_max;
