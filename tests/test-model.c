@@ -1226,6 +1226,106 @@ static void test_leave_busy(void **state)
     world_close(&world);
 }
 
+/* ---- What must not go on for ever, or be passed over
+ * ---------------------------------------------------------- */
+
+/* Answers until there is nothing to do, with every plug failing. Returns how many there were. */
+static size_t run_refusing(struct world *world, struct vm *vm, int error)
+{
+    size_t n = 0;
+
+    while (n < 20) {
+        if (!vm_take(world, vm))
+            return n;
+        vm->fail = error;
+        n += vm->op == OP_PLUG;
+        vm_answer(world, vm);
+    }
+    return n;
+}
+
+static void resume(struct world *world, const char *name, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    assert_int_equal(
+        model_resume(world->model, &root, name, NULL, on_done, outcome, &outcome->job, &outcome->fault), 0);
+}
+
+static void park(struct world *world, const char *name, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    assert_int_equal(
+        model_park(world->model, &root, name, NULL, on_done, outcome, &outcome->job, &outcome->fault), 0);
+}
+
+/* EBUSY of an eventfd that was made just now: the link's is replaced once, not for ever. */
+static void test_busy_for_ever(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+    int64_t id;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    for (int i = 0; i < 2; i++) {
+        id = get(&world, "l")->eventfd->id;
+        park(&world, "l", &outcome);
+        run(&world);
+        resume(&world, "l", &outcome);
+        assert_int_equal(run_refusing(&world, &world.vms[1], EBUSY), 1);
+        run(&world); /* the producer is unplugged, and the eventfd replaced */
+        assert_int_not_equal(get(&world, "l")->eventfd->id, id);
+        assert_true(outcome.done);
+        assert_int_equal(outcome.r, 0);
+    }
+    /* Without an answer that makes sense in between, it is refused. */
+    park(&world, "l", &outcome);
+    run(&world);
+    resume(&world, "l", &outcome);
+    for (int i = 0; i < 5; i++) {
+        assert_true(run_refusing(&world, &world.vms[1], EBUSY) <= 1);
+        vm_take(&world, &world.vms[0]);
+        vm_answer(&world, &world.vms[0]);
+    }
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(outcome.fault.number, EBUSY);
+    assert_int_equal(get(&world, "l")->goal, GOAL_PARKED);
+    assert_int_equal(get(&world, "l")->state, LINK_FAILED);
+    assert_int_not_equal(model_deadline(world.model), -1);
+    world_close(&world);
+}
+
+/* Several that are refused do not have each other tried again. */
+static void test_busy_together(void **state)
+{
+    const char *producer = "kvm/vm1/pio/1", *consumers[] = { "kvm/vm1/gsi/1", "kvm/vm1/gsi/2" };
+    const struct link_request request = {
+        .name = "l",
+        .producers = &producer,
+        .n_producers = 1,
+        .consumers = consumers,
+        .n_consumers = 2,
+    };
+    struct outcome outcome = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    assert_int_equal(model_connect(world.model, &root, &request, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        0);
+    assert_true(outcome.done);
+    vm_attach(&world, 1, &root, true);
+    assert_true(run_refusing(&world, &world.vms[1], EBUSY) < 10);
+    assert_int_equal(get(&world, "l")->state, LINK_FAILED);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1246,6 +1346,8 @@ int main(void)
         cmocka_unit_test(test_lifetimes),
         cmocka_unit_test(test_pending),
         cmocka_unit_test(test_set),
+        cmocka_unit_test(test_busy_for_ever),
+        cmocka_unit_test(test_busy_together),
         cmocka_unit_test(test_random),
     };
 

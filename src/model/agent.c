@@ -176,18 +176,21 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
     if (error || !late)
         end_repay(model, end, error ? UINT64_MAX : 1);
     if (!error) {
+        end->renewed = false;
         /* Late, its link may have been told that it failed: it is unplugged, and tried again from there. */
         end->state = late ? END_UNKNOWN : END_PLUGGED;
         return;
     }
-    came_clean(end);
+    /* It was clean before, and in nobody's way. */
+    end->dirty = end->inherited = false;
     end->state = END_UNPLUGGED;
     if (late)
         return;
     /* Somebody's old VM lives on somewhere, with this eventfd: where it is ours, the link goes on with
-     * another. */
-    if (error == EBUSY && link->acknowledged && end->eventfd->ours && !link->renew &&
+     * another. Of that one EBUSY cannot be true, nor is it worth a third. */
+    if (error == EBUSY && link->acknowledged && end->eventfd->ours && !link->renew && !end->renewed &&
         endpoint_is_irqfd(&end->endpoint)) {
+        end->renewed = true;
         link->renew = end->eventfd;
         return;
     }
@@ -588,6 +591,8 @@ static void lose_end(struct agent *agent, struct end *end, const char *reason)
     end->state = END_ABSENT;
     if (!end->announced)
         end_set_reason(end, reason);
+    /* The lost one's process may have the eventfd by now. */
+    end->renewed = end->renewed && !end->dirty;
     end_repay(agent->model, end, UINT64_MAX);
     if (link->goal == GOAL_UP && link->job && link->job->kind == JOB_CONNECT)
         job_fail(agent->model, link->job, FAULT_PLUG_FAILED, endpoint_format(&end->endpoint, endpoint), NULL,

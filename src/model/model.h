@@ -142,6 +142,7 @@ struct end {
     bool refused;        /* the owner's kernel said no: tried again when something changes */
     bool retiring;       /* leaves for good */
     bool retried;        /* it is in the model's list of those that are tried again after a while */
+    bool renewed;        /* its eventfd was replaced for EBUSY, and no plug of it has worked since */
     bool contends;       /* it is in the model's list of those whose eventfd is in another link */
     bool joined;         /* was there, in a link that others know of: its leaving is to be told */
     bool announced;      /* `leaving` was told, `left` was not */
