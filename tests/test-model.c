@@ -1326,6 +1326,42 @@ static void test_busy_together(void **state)
     world_close(&world);
 }
 
+/* A relay would take 1 of a semaphore each time that it wakes. */
+static void test_semaphore(void **state)
+{
+    const char *const name = "a";
+    struct outcome outcome;
+    struct fault fault = { 0 };
+    struct eventfd_info info;
+    struct world world;
+    int fd;
+
+    (void)state;
+    world_open(&world);
+    fd = eventfd_create(true);
+    assert_int_equal(eventfd_info(fd, &info), 0);
+    if (!info.semaphore) {
+        fd_close(fd);
+        world_close(&world);
+        skip(); /* this kernel does not tell */
+    }
+    assert_int_equal(hold(&world, &root, "z", &persistent), 0);
+    connect_as(&world, &root, "late", "eventfd/a", "eventfd/z", &outcome);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &fault), 0);
+    assert_int_equal(get(&world, "late")->state, LINK_FAILED);
+    assert_null(get(&world, "late")->ends[0]->eventfd);
+    disconnect(&world, "late", &outcome);
+    connect_as(&world, &root, "l", "eventfd/a", "eventfd/z", &outcome);
+    assert_int_equal(outcome.r, FAULT_BAD_ENDPOINT);
+    assert_string_equal(outcome.fault.subject, "eventfd/a");
+    /* As a consumer it is as good as any. */
+    connect_as(&world, &root, "l", "eventfd/z", "eventfd/a", &outcome);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1348,6 +1384,7 @@ int main(void)
         cmocka_unit_test(test_set),
         cmocka_unit_test(test_busy_for_ever),
         cmocka_unit_test(test_busy_together),
+        cmocka_unit_test(test_semaphore),
         cmocka_unit_test(test_random),
     };
 

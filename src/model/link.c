@@ -91,11 +91,15 @@ int eventfd_make(struct model *model, struct eventfd **ret_eventfd)
     return r;
 }
 
-/* Why a held eventfd cannot be its direct link's own; NULL: it can. */
-const char *eventfd_unfit(const struct eventfd *eventfd, const struct link *link)
+/* Why a held eventfd cannot be an end's, and, direct, its link's own; NULL: it can. */
+const char *eventfd_unfit(const struct eventfd *eventfd, const struct end *end)
 {
-    if (!eventfd->semaphore || link->relayed)
+    const struct link *link = end->link;
+
+    if (!eventfd->semaphore)
         return NULL;
+    if (link->relayed)
+        return end->producer ? "is a semaphore, which gives a relay one signal at a time" : NULL;
     for (size_t i = 0; i < link->n_ends; i++)
         if (endpoint_is_irqfd(&link->ends[i]->endpoint))
             return "is a semaphore, which cannot signal an irqfd";
@@ -454,7 +458,7 @@ int end_place(
     r = eventfd_know(eventfd);
     if (r < 0)
         return r;
-    unfit = eventfd_unfit(eventfd, end->link);
+    unfit = eventfd_unfit(eventfd, end);
     if (unfit)
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, unfit, 0);
     user = eventfd_user(model, eventfd);

@@ -210,8 +210,8 @@ static bool take_eventfd(struct model *model, struct end *end)
     end->refused = false;
     if (eventfd_know(eventfd) < 0)
         refuse(end, EIO, "its fdinfo cannot be read");
-    else if (eventfd_unfit(eventfd, link))
-        refuse(end, EINVAL, eventfd_unfit(eventfd, link));
+    else if (eventfd_unfit(eventfd, end))
+        refuse(end, EINVAL, eventfd_unfit(eventfd, end));
     else if (eventfd_user(model, eventfd)) {
         refuse(end, EBUSY, "the eventfd is in another link");
         if (!end->contends)
