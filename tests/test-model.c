@@ -1362,6 +1362,47 @@ static void test_semaphore(void **state)
     world_close(&world);
 }
 
+static void move(
+    struct world *world, const char *name, const char *from, const char *to, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    outcome->r =
+        model_move(world->model, &root, name, from, to, on_done, outcome, &outcome->job, &outcome->fault);
+    outcome->done |= outcome->r != 0;
+}
+
+/* An end that is absent waits for the link owner's agent, whoever moved it there. */
+static void test_move_by_another(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &alice, true);
+    connect_as(&world, &alice, "l", "kvm/vm0/pio/0x510", "kvm/vm0/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    move(&world, "l", "kvm/vm0/gsi/5", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    vm_attach(&world, 1, &root, true);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    vm_die(&world, 1);
+    vm_attach(&world, 1, &alice, true);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    /* What is there has an owner. */
+    vm_attach(&world, 2, &root, true);
+    move(&world, "l", "kvm/vm1/gsi/5", "kvm/vm2/gsi/5", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1385,6 +1426,7 @@ int main(void)
         cmocka_unit_test(test_busy_for_ever),
         cmocka_unit_test(test_busy_together),
         cmocka_unit_test(test_semaphore),
+        cmocka_unit_test(test_move_by_another),
         cmocka_unit_test(test_random),
     };
 

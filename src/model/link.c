@@ -792,7 +792,7 @@ static int add_end(struct model *model, const struct peer *peer, struct job *job
     const struct endpoint *endpoint, struct fault *fault)
 {
     struct link *link = from->link;
-    struct end *to = end_new(link, endpoint, from->producer, peer->uid);
+    struct end *to = end_new(link, endpoint, from->producer, link->owner.uid);
     int r;
 
     if (!to)
