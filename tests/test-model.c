@@ -722,6 +722,19 @@ static void test_pending(void **state)
     assert_int_equal(outcome.r, 0);
     assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
     assert_int_equal(count, 1);
+    disconnect(&world, "l", &outcome);
+    run(&world);
+    /* Where it does not fit any more, the counter is left full. */
+    assert_int_equal(model_signal(world.model, &root, "e", INT64_MAX, &fault), 0);
+    world.vms[1].fail = EINVAL;
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_true(vm_take(&world, &world.vms[1]));
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(model_signal(world.model, &root, "e", INT64_MAX - 1, &fault), 0);
+    run(&world);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
+    assert_true(count == EVENTFD_MAX);
     world_close(&world);
 }
 

@@ -637,8 +637,9 @@ void link_step(struct model *model, struct link *link)
 void end_repay(struct model *model, struct end *end, uint64_t most)
 {
     uint64_t count = end->debt < most ? end->debt : most;
+    const struct evaio_signal signal = { end->eventfd ? end->eventfd->fd : -1, count };
 
     end->debt = 0;
     if (count > 0)
-        (void)evaio_add(model->aio, end->eventfd->fd, count);
+        evaio_signal(model->aio, &signal, 1);
 }
