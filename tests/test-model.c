@@ -1416,6 +1416,57 @@ static void test_move_by_another(void **state)
     world_close(&world);
 }
 
+/* What an inventory has is found, whatever it has besides. */
+static void test_inventory(void **state)
+{
+    static const struct {
+        int gsi;
+        bool same, known; /* the id that the agent tells */
+        bool plugged;
+    } cases[] = {
+        { 5, true, true, true },
+        { 5, true, false, true },
+        { 5, false, true, false },
+        { 6, true, true, false },
+        { 6, true, false, false },
+    };
+    struct plugged plugged[64];
+    struct outcome outcome;
+    struct world world;
+    struct vm *vm = &world.vms[1];
+    const char *reason;
+    char text[ENDPOINT_SIZE];
+    const int eio = EIO;
+    int64_t id;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        world_open(&world);
+        vm_attach(&world, 1, &root, true);
+        connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+        assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+        run(&world);
+        id = get(&world, "l")->eventfd->id;
+        disconnect(&world, "l", &outcome);
+        assert_true(vm_take(&world, vm));
+        vm->n_items = 0;
+        model_agent_results(vm->agent, &eio);
+        assert_true(model_agent_doubts(vm->agent));
+        for (size_t k = 0; k < 64; k++) {
+            (void)snprintf(text, sizeof(text), "kvm/vm1/gsi/%zu", k < 63 ? 100 - k : (size_t)cases[i].gsi);
+            assert_int_equal(endpoint_parse(text, &plugged[k].endpoint, &reason), 0);
+            plugged[k].eventfd_id = k % 2 ? -1 : (int64_t)k;
+        }
+        plugged[63].eventfd_id = !cases[i].known ? -1 : cases[i].same ? id : id + 1;
+        vm->n_plugs = 0;
+        model_agent_inventory(vm->agent, plugged, 64);
+        run(&world);
+        /* What is plugged still is kept; without it, nothing is. */
+        assert_int_equal(!RB_EMPTY(&site_find(world.model, SUBSYSTEM_KVM, "vm1")->ends), cases[i].plugged);
+        world_close(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1440,6 +1491,7 @@ int main(void)
         cmocka_unit_test(test_busy_together),
         cmocka_unit_test(test_semaphore),
         cmocka_unit_test(test_move_by_another),
+        cmocka_unit_test(test_inventory),
         cmocka_unit_test(test_random),
     };
 

@@ -240,20 +240,44 @@ bool model_agent_doubts(const struct agent *agent)
     return agent->doubted;
 }
 
-static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
+static int compare_plugged_endpoints(const void *a, const void *b)
 {
-    for (size_t i = 0; i < n; i++)
-        if (endpoint_compare(&plugged[i].endpoint, &end->endpoint) == 0 &&
-            (plugged[i].eventfd_id < 0 || end->eventfd->id < 0 || plugged[i].eventfd_id == end->eventfd->id))
-            return true;
-    return false;
+    const struct plugged *left = a, *right = b;
+
+    return endpoint_compare(&left->endpoint, &right->endpoint);
 }
 
-void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n)
+/* All ids that are not known are one. */
+static int compare_plugged(const void *a, const void *b)
+{
+    const struct plugged *left = a, *right = b;
+    int64_t left_id = left->eventfd_id < 0 ? -1 : left->eventfd_id;
+    int64_t right_id = right->eventfd_id < 0 ? -1 : right->eventfd_id;
+    int c = compare_plugged_endpoints(a, b);
+
+    return c ? c : (left_id > right_id) - (left_id < right_id);
+}
+
+/* plugged: sorted. An id that is not known, on either side, may be any. */
+static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
+{
+    const struct plugged this = { end->endpoint, end->eventfd->id }, any = { end->endpoint, -1 };
+
+    if (n == 0)
+        return false;
+    if (this.eventfd_id < 0)
+        return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged_endpoints);
+    return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged) ||
+           bsearch(&any, plugged, n, sizeof(*plugged), compare_plugged);
+}
+
+void model_agent_inventory(struct agent *agent, struct plugged *plugged, size_t n)
 {
     bool late = agent->late;
     struct end *end;
 
+    if (n > 0)
+        qsort(plugged, n, sizeof(*plugged), compare_plugged);
     agent->late = agent->doubted = false;
     LIST_FOREACH (end, &agent->ends, of_agent) {
         if (late)

@@ -507,8 +507,9 @@ struct plugged {
     int64_t eventfd_id;
 };
 
-/* What an agent says is plugged: all of it. Ends in doubt that are not among it are clean. */
-void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n);
+/* What an agent says is plugged: all of it. Ends in doubt that are not among it are clean. plugged: gets
+ * sorted. */
+void model_agent_inventory(struct agent *agent, struct plugged *plugged, size_t n);
 
 /* The batch in flight, or the inventory that was asked for, was not answered in time. */
 void model_agent_late(struct agent *agent);
