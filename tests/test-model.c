@@ -1467,6 +1467,95 @@ static void test_inventory(void **state)
     }
 }
 
+/* Disconnect of a group waits for no other call, as that of a name does not. */
+static void test_disconnect_busy(void **state)
+{
+    const char *producers[] = { "kvm/vm1/pio/1", "kvm/vm1/pio/2" };
+    const char *consumers[] = { "kvm/vm1/gsi/1", "kvm/vm1/gsi/2" };
+    const char *const names[] = { "l1", "l2" };
+    struct link_request requests[2];
+    struct outcome outcome, disconnected;
+    struct world world;
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++)
+        requests[i] = (struct link_request){ .name = names[i],
+            .group = "g",
+            .producers = &producers[i],
+            .n_producers = 1,
+            .consumers = &consumers[i],
+            .n_consumers = 1 };
+    for (int verb = 0; verb < 3; verb++) {
+        memset(&outcome, 0, sizeof(outcome));
+        memset(&disconnected, 0, sizeof(disconnected));
+        world_open(&world);
+        vm_attach(&world, 0, &root, true);
+        vm_attach(&world, 1, &root, true);
+        assert_int_equal(model_connect(world.model, &root, requests, 2, true, &persistent, on_done, &outcome,
+                             &outcome.job, &outcome.fault),
+            0);
+        run(&world);
+        assert_true(outcome.done && outcome.r == 0);
+        memset(&outcome, 0, sizeof(outcome));
+        if (verb == 0)
+            park(&world, "l1", &outcome);
+        else if (verb == 1)
+            move(&world, "l1", "kvm/vm1/gsi/1", "kvm/vm0/gsi/1", &outcome);
+        else
+            assert_int_equal(
+                model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+                0);
+        assert_false(outcome.done);
+        assert_int_equal(model_disconnect(world.model, &root, NULL, "g", on_done, &disconnected,
+                             &disconnected.job, &disconnected.fault),
+            0);
+        assert_true(outcome.done);
+        assert_int_equal(outcome.r, FAULT_WRONG_STATE);
+        assert_string_equal(outcome.fault.subject, "l1");
+        run(&world);
+        assert_true(disconnected.done);
+        assert_int_equal(disconnected.r, 0);
+        assert_int_equal(model_count(world.model).links, 0);
+        assert_int_equal(world.vms[0].n_plugs + world.vms[1].n_plugs, 0);
+        world_close(&world);
+    }
+}
+
+/* One GSI twice in one link: both ends leave. */
+static void test_leave_twice(void **state)
+{
+    const char *producer = "kvm/vm1/pio/1";
+    const char *consumers[] = { "kvm/vm1/gsi/7", "kvm/vm1/gsi/7", "kvm/vm1/gsi/8" };
+    const struct link_request request = {
+        .name = "l",
+        .producers = &producer,
+        .n_producers = 1,
+        .consumers = consumers,
+        .n_consumers = 3,
+    };
+    struct outcome outcome = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(model_connect(world.model, &root, &request, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        0);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(world.vms[1].n_plugs, 4);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(model_leave(world.model, &root, "kvm/vm1/gsi/7", NULL, on_done, &outcome, &outcome.job,
+                         &outcome.fault),
+        0);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->n_ends, 2);
+    assert_int_equal(world.vms[1].n_plugs, 2);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1492,6 +1581,8 @@ int main(void)
         cmocka_unit_test(test_semaphore),
         cmocka_unit_test(test_move_by_another),
         cmocka_unit_test(test_inventory),
+        cmocka_unit_test(test_disconnect_busy),
+        cmocka_unit_test(test_leave_twice),
         cmocka_unit_test(test_random),
     };
 

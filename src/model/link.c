@@ -670,6 +670,16 @@ static bool is_for(const struct link *link, enum job_kind kind)
     return kind == JOB_RESUME ? link->goal == GOAL_PARKED : link->goal != GOAL_DOWN;
 }
 
+/* Adds a link to a job. Another call that is at work on it fails: it is disconnected. */
+static void take_over(struct model *model, struct job *job, struct link *link)
+{
+    if (link->job) {
+        job_fail(model, link->job, FAULT_WRONG_STATE, link->name, NULL, "disconnecting", 0);
+        job_remove(model, link);
+    }
+    job_add(job, link);
+}
+
 /* Begins a verb on a link or on those of a group that the caller may use: a job of them, not touched yet. */
 static int begin(struct model *model, const struct peer *peer, enum job_kind kind, const char *name,
     const char *group, job_done done, void *userdata, struct job **ret_job, struct fault *fault)
@@ -700,11 +710,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
         return -ENOMEM;
     *ret_job = job;
     if (link) {
-        if (link->job) {
-            job_fail(model, link->job, FAULT_WRONG_STATE, name, NULL, "disconnecting", 0);
-            job_remove(model, link);
-        }
-        job_add(job, link);
+        take_over(model, job, link);
         return 0;
     }
     RB_FOREACH (link, link_tree, &model->links) {
@@ -712,8 +718,8 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
             !policy_allows(peer, &link->owner))
             continue;
         any = true;
-        if (!busy_with(link) && is_for(link, kind))
-            job_add(job, link);
+        if ((!busy_with(link) || kind == JOB_DISCONNECT) && is_for(link, kind))
+            take_over(model, job, link);
     }
     if (any)
         return 0;
@@ -880,6 +886,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
             if (!end->link->acknowledged || end->link->goal == GOAL_DOWN || end->retiring ||
                 endpoint_compare(&end->endpoint, &endpoint) != 0)
                 continue;
+            if (end->link->job == job)
+                continue; /* it is there twice */
             any = true;
             if (!policy_allows(peer, &end->link->owner))
                 continue;
@@ -903,7 +911,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     }
     *ret_job = job;
     TAILQ_FOREACH (link, &job->links, in_job)
-        end_retire(model, find_end(link, &endpoint), reason);
+        while ((end = find_end(link, &endpoint)))
+            end_retire(model, end, reason);
     model_settle(model);
     return 0;
 }

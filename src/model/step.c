@@ -500,7 +500,8 @@ static bool finish_move(struct model *model, struct link *link)
     if (!from)
         return false;
     failed = link->goal == GOAL_DOWN || to->refused || from->dirty;
-    if (job && failed && !fail_job(model, job, to) && !fail_job(model, job, from))
+    /* A Disconnect that came in between does not fail for it. */
+    if (job && job->kind == JOB_MOVE && failed && !fail_job(model, job, to) && !fail_job(model, job, from))
         /* Its agent is gone, and it may still be plugged there. */
         job_fail(model, job, FAULT_PLUG_FAILED, endpoint_format(&from->endpoint, endpoint), NULL, NULL,
             ECONNRESET);
