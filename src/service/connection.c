@@ -134,8 +134,9 @@ static void watch(struct connection *connection)
 {
     bool sending = frame_out_pending(&connection->out) > 0;
     /* Of a subscriber we have to know when it hangs up. */
-    bool reading =
-        !connection->finished && (!connection->call.root || connection->monitor) && !is_full(connection);
+    bool reading = (connection->finished ? connection->monitor != NULL
+                                         : !connection->call.root || connection->monitor) &&
+                   !is_full(connection);
     int r = 0;
 
     if (connection->finished && !connection->call.root && !sending) {
@@ -148,14 +149,36 @@ static void watch(struct connection *connection)
         fail(connection, "cannot watch its socket", -ENOMEM);
 }
 
+static void on_event(evutil_socket_t fd, short what, void *userdata);
+
+/* Has the loop tell of what changes at the socket, once each: its end is there to be read for good. */
+static void watch_changes(struct connection *connection)
+{
+    struct event *readable, *writable;
+
+    readable = event_new(
+        connection->server->base, connection->fd, EV_READ | EV_ET | EV_PERSIST, on_event, connection);
+    writable = event_new(
+        connection->server->base, connection->fd, EV_WRITE | EV_ET | EV_PERSIST, on_event, connection);
+    /* Both or none: libevent wants them alike. */
+    event_free(connection->readable);
+    event_free(connection->writable);
+    connection->readable = readable;
+    connection->writable = writable;
+    if (!readable || !writable)
+        fail(connection, "cannot watch its socket", -ENOMEM);
+}
+
 /* The client sends no more. A subscriber that only shut its side down still listens: who hung up does not. */
 static void hang_up(struct connection *connection)
 {
     struct pollfd poll_fd = { .fd = connection->fd };
 
-    connection->finished = true;
     if (connection->monitor && poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & POLLHUP)
         connection->failed = true;
+    else if (connection->monitor && !connection->finished)
+        watch_changes(connection);
+    connection->finished = true;
 }
 
 /* Serves, receives and sends until there is nothing to do or somebody else's turn. Frees what has failed. */
@@ -164,6 +187,8 @@ static void advance(struct connection *connection)
     struct server *server = connection->server;
     int r;
 
+    if (connection->finished && connection->monitor)
+        hang_up(connection);
     for (int i = 0; i < RECEIVES_MAX && !connection->failed; i++) {
         serve(connection);
         if (connection->failed || connection->finished || is_full(connection) ||
