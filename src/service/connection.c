@@ -16,7 +16,7 @@
 /* While more than this waits to be sent, nothing is read and no stream goes on. */
 #define OUT_HIGH ((size_t)256 * 1024)
 
-/* Receives, and objects of lists, in one callback: others are waiting. */
+/* Receives, and steps of lists, in one callback: others are waiting. */
 #define RECEIVES_MAX 64
 #define STREAM_MAX 32
 
@@ -27,6 +27,8 @@ static void end_call(struct connection *connection)
     connection->fds_lost = false;
     connection->job = NULL;
     connection->stream = NULL;
+    json_decref(connection->reply);
+    connection->reply = NULL;
     if (connection->monitor)
         monitor_free(connection->monitor);
     connection->monitor = NULL;
