@@ -1556,6 +1556,49 @@ static void test_leave_twice(void **state)
     world_close(&world);
 }
 
+/* Who had a level link's consumer keeps neither eventfd where another user gets it. */
+static void test_move_level(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+    struct link *link;
+    int64_t id, resample;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &alice, true);
+    vm_attach(&world, 1, &bob, true);
+    vm_attach(&world, 2, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm2/pio/0x10", "kvm/vm0/gsi/5/level", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    link = get(&world, "l");
+    id = link->eventfd->id;
+    resample = link->resample->id;
+    move(&world, "l", "kvm/vm0/gsi/5/level", "kvm/vm1/gsi/5/level", &outcome);
+    assert_int_equal(link->resample->id, resample); /* while it is plugged */
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(link->state, LINK_LINKED);
+    assert_int_not_equal(link->eventfd->id, id);
+    assert_int_not_equal(link->resample->id, resample);
+    assert_ptr_equal(link->resample->link, link);
+    /* What may have been claimed as e/eoi cannot be replaced. */
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    connect_as(&world, &root, "m", "eventfd/e", "kvm/vm0/gsi/6/level", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    move(&world, "m", "kvm/vm0/gsi/6/level", "kvm/vm1/gsi/6/level", &outcome);
+    assert_int_equal(outcome.r, FAULT_BAD_ENDPOINT);
+    assert_string_equal(outcome.fault.subject, "kvm/vm1/gsi/6/level");
+    assert_int_equal(get(&world, "m")->n_ends, 2);
+    assert_null(get(&world, "m")->from);
+    move(&world, "m", "kvm/vm0/gsi/6/level", "kvm/vm0/gsi/7/level", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1583,6 +1626,7 @@ int main(void)
         cmocka_unit_test(test_inventory),
         cmocka_unit_test(test_disconnect_busy),
         cmocka_unit_test(test_leave_twice),
+        cmocka_unit_test(test_move_level),
         cmocka_unit_test(test_random),
     };
 

@@ -793,20 +793,40 @@ static const char *move_complaint(const struct end *from, const struct endpoint 
     return NULL;
 }
 
+/*
+ * Whether a level link moves from one user's VM to another's with a resample eventfd that cannot be replaced:
+ * where the producer is an eventfd/, it may have been claimed as NAME/eoi.
+ */
+static bool keeps_resample(const struct end *from, const struct end *to)
+{
+    if (!from->endpoint.level || from->uid == from->link->owner.uid || from->uid == to->uid)
+        return false;
+    for (size_t i = 0; i < from->link->n_ends; i++)
+        if (end_is_eventfd(from->link->ends[i]))
+            return true;
+    return false;
+}
+
 /* Adds the new end of a Move to its link. */
 static int add_end(struct model *model, const struct peer *peer, struct job *job, struct end *from,
     const struct endpoint *endpoint, struct fault *fault)
 {
     struct link *link = from->link;
     struct end *to = end_new(link, endpoint, from->producer, link->owner.uid);
+    char text[ENDPOINT_SIZE];
     int r;
 
     if (!to)
         return -ENOMEM;
     link->from = from;
     link->to = to;
-    r = end_may_use(model, peer, to) ? end_place(model, peer, job, to, fault)
-                                     : fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    if (!end_may_use(model, peer, to))
+        r = fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    else if (keeps_resample(from, to))
+        r = fault_set(fault, FAULT_BAD_ENDPOINT, endpoint_format(endpoint, text), NULL,
+            "is another user's: whoever has the old one would go on having NAME/eoi", 0);
+    else
+        r = end_place(model, peer, job, to, fault);
     if (r) {
         link->from = link->to = NULL;
         end_remove(model, to);

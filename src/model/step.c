@@ -249,22 +249,47 @@ static void take_eventfds(struct model *model, struct link *link)
         model->hooks->relay(model->userdata, link, false);
 }
 
-/* Replaces an eventfd of the broker's own, once nothing is plugged with it: its count moves over. */
+/* Makes another eventfd for a link, with the count of the one that it has had. NULL: there is none to be had.
+ */
+static struct eventfd *replace_eventfd(struct model *model, struct link *link, struct eventfd *old)
+{
+    struct eventfd *fresh;
+    uint64_t count = 0;
+
+    if (eventfd_make(model, &fresh) < 0)
+        return NULL;
+    eventfd_join(model, fresh, link);
+    if (eventfd_drain_safely(NULL, old, &count) >= 0 && count > 0)
+        (void)evaio_add(model->aio, fresh->fd, count);
+    eventfd_leave(model, link, old);
+    return fresh;
+}
+
+static void renew_resample(struct model *model, struct link *link)
+{
+    struct eventfd *old = link->resample, *fresh = replace_eventfd(model, link, old);
+
+    if (!fresh)
+        return;
+    link->resample = fresh;
+    eventfd_unref(old);
+}
+
+/* Replaces eventfds of the broker's own, once nothing is plugged with them. */
 static void renew_eventfd(struct model *model, struct link *link)
 {
     struct eventfd *old = link->renew, *fresh;
-    uint64_t count = 0;
 
     for (size_t i = 0; i < link->n_ends; i++)
         if (link->ends[i]->eventfd == old && (link->ends[i]->dirty || link->ends[i]->flying))
             return;
     link->renew = NULL;
-    if (eventfd_make(model, &fresh) < 0)
+    /* Where this one is the broker's own, nobody can have claimed that one. */
+    if (link->resample)
+        renew_resample(model, link);
+    fresh = replace_eventfd(model, link, old);
+    if (!fresh)
         return; /* what stands goes on standing */
-    eventfd_join(model, fresh, link);
-    if (eventfd_drain_safely(NULL, old, &count) >= 0 && count > 0)
-        (void)evaio_add(model->aio, fresh->fd, count);
-    eventfd_leave(model, link, old);
     if (link->eventfd == old) {
         eventfd_unref(old);
         link->eventfd = eventfd_ref(fresh);
