@@ -20,6 +20,10 @@ struct connection {
     struct event *readable, *writable, *again;
     bool finished; /* the client sends no more */
     bool failed;   /* to be closed when the callback unwinds */
+    bool stalled;  /* its descriptors cannot be sent now, nor does anything tell when */
+    bool deferred; /* the open call is not served yet: too many descriptors were not read */
+    int n_unread;  /* answers with a descriptor since all had been read */
+    int64_t pause; /* microseconds until it is looked again whether they were read */
     /* The open call, if call.root is set. */
     struct varlink_call call;
     struct fdset fds; /* that came with it: a handler steals what it keeps */
