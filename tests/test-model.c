@@ -1599,6 +1599,100 @@ static void test_move_level(void **state)
     world_close(&world);
 }
 
+/* What an agent offers has to fit in a reply. */
+static void test_offers(void **state)
+{
+    char texts[300][ENDPOINT_SIZE];
+    const char *list[300];
+    struct fault fault = { 0 };
+    struct world world;
+    struct job *job;
+    size_t n = 0;
+    int r = 0;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    while (r == 0) {
+        for (size_t i = 0; i < 300; i++) {
+            (void)snprintf(texts[i], sizeof(texts[i]), "kvm/vm1/dev/d/irq/%zu", n + i);
+            list[i] = texts[i];
+        }
+        r = model_offer(world.model, &root, "a1", list, 300, &fault);
+        n += r ? 0 : 300;
+    }
+    assert_int_equal(r, FAULT_QUOTA_EXCEEDED);
+    assert_string_equal(fault.reason, "offers");
+    assert_int_equal(fault.number, 4096);
+    assert_int_equal(n, 3900);
+    assert_int_equal(world.notices[NOTICE_OFFERED], n);
+    assert_int_equal(model_offer(world.model, &root, "a1", list, 196, &fault), 0);
+    assert_int_equal(model_offer(world.model, &root, "a1", list, 196, &fault), 0); /* again */
+    assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), r);
+    assert_int_equal(model_withdraw(world.model, &root, "a1", list, 1, NULL, NULL, NULL, &job, &fault), 0);
+    assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), 0);
+    world_close(&world);
+}
+
+/* So have the links that Park and Resume answer with. */
+static void test_large_group(void **state)
+{
+    struct link_request requests[205];
+    char producers[205][ENDPOINT_SIZE];
+    const char *list[205], *consumer = "kvm/vm1/gsi/1";
+    struct outcome outcome;
+    struct world world;
+    struct link *link;
+    size_t n = 0;
+
+    (void)state;
+    world_open(&world);
+    for (int call = 0; call < 5; call++) {
+        for (size_t i = 0; i < 205; i++) {
+            (void)snprintf(producers[i], sizeof(producers[i]), "kvm/vm1/pio/%zu", n++);
+            list[i] = producers[i];
+            requests[i] = (struct link_request){
+                .group = "g",
+                .producers = &list[i],
+                .n_producers = 1,
+                .consumers = &consumer,
+                .n_consumers = 1,
+            };
+        }
+        memset(&outcome, 0, sizeof(outcome));
+        assert_int_equal(model_connect(world.model, &root, requests, 205, true, &persistent, on_done,
+                             &outcome, &outcome.job, &outcome.fault),
+            0);
+        assert_true(outcome.done && outcome.r == 0);
+    }
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+        FAULT_QUOTA_EXCEEDED);
+    assert_string_equal(outcome.fault.reason, "links in one call");
+    assert_false(outcome.done);
+    RB_FOREACH (link, link_tree, &world.model->links) {
+        assert_int_equal(link->goal, GOAL_UP);
+        assert_null(link->job);
+    }
+    /* Those that are parked do not count. */
+    park(&world, "link-7", &outcome);
+    assert_true(outcome.done);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault), 0);
+    assert_true(outcome.done && outcome.r == 0);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_resume(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+        FAULT_QUOTA_EXCEEDED);
+    assert_int_equal(
+        model_disconnect(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault), 0);
+    assert_true(outcome.done);
+    assert_int_equal(model_count(world.model).links, 0);
+    world_close(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1627,6 +1721,8 @@ int main(void)
         cmocka_unit_test(test_disconnect_busy),
         cmocka_unit_test(test_leave_twice),
         cmocka_unit_test(test_move_level),
+        cmocka_unit_test(test_offers),
+        cmocka_unit_test(test_large_group),
         cmocka_unit_test(test_random),
     };
 

@@ -503,6 +503,10 @@ static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, 
     if (!changed)
         return;
     saved_due(agent->model, &agent->saved);
+    if (offered && withdrawn)
+        agent->n_offers--;
+    else if (offered)
+        agent->n_offers++;
     model_tell(agent->model, withdrawn ? NOTICE_WITHDRAWN : NOTICE_OFFERED, endpoint_format(&endpoint, text),
         NULL, reason, &agent->owner);
     touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
@@ -517,6 +521,21 @@ void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
     offer->endpoint = *endpoint;
     if (RB_INSERT(offer_tree, &agent->offers, offer))
         free(offer);
+    else if (endpoint_is_offered(endpoint))
+        agent->n_offers++;
+}
+
+/* The most that one agent may offer: lists tell an agent in one reply. */
+#define OFFERS_MAX 4096
+
+/* Whether so many would be too many. What a call says twice counts twice. */
+static bool are_too_many(const struct agent *agent, struct offer *const *offers, size_t n)
+{
+    size_t more = 0;
+
+    for (size_t i = 0; i < n; i++)
+        more += !RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, offers[i]);
+    return more > 0 && agent->n_offers + more > OFFERS_MAX;
 }
 
 int model_offer(struct model *model, const struct peer *peer, const char *name, const char *const *endpoints,
@@ -531,6 +550,12 @@ int model_offer(struct model *model, const struct peer *peer, const char *name, 
         r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
     if (r)
         return r;
+    if (are_too_many(agent, offers, n)) {
+        for (size_t i = 0; i < n; i++)
+            free(offers[i]);
+        free(offers);
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "offers", OFFERS_MAX);
+    }
     for (size_t i = 0; i < n; i++)
         set_offer(agent, offers[i], false, NULL);
     free(offers);

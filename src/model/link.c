@@ -680,6 +680,21 @@ static void take_over(struct model *model, struct job *job, struct link *link)
     job_add(job, link);
 }
 
+/* The most links that one call answers with. */
+#define ANSWER_MAX 1024
+
+/* Takes back a job that has changed nothing. */
+static void forget(struct job *job)
+{
+    struct link *link;
+
+    while ((link = TAILQ_FIRST(&job->links))) {
+        TAILQ_REMOVE(&job->links, link, in_job);
+        link->job = NULL;
+    }
+    free(job);
+}
+
 /* Begins a verb on a link or on those of a group that the caller may use: a job of them, not touched yet. */
 static int begin(struct model *model, const struct peer *peer, enum job_kind kind, const char *name,
     const char *group, job_done done, void *userdata, struct job **ret_job, struct fault *fault)
@@ -721,10 +736,11 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
         if ((!busy_with(link) || kind == JOB_DISCONNECT) && is_for(link, kind))
             take_over(model, job, link);
     }
-    if (any)
+    if (any && (kind == JOB_DISCONNECT || job->n_links <= ANSWER_MAX))
         return 0;
-    free(job);
-    return fault_set(fault, FAULT_NO_SUCH_LINK, group, NULL, NULL, 0);
+    forget(job);
+    return any ? fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "links in one call", ANSWER_MAX)
+               : fault_set(fault, FAULT_NO_SUCH_LINK, group, NULL, NULL, 0);
 }
 
 /* Gives all links of a job a goal, and gets on with it. */
@@ -917,11 +933,7 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
                 job_add(job, end->link);
         }
     if (busy) {
-        while ((link = TAILQ_FIRST(&job->links))) {
-            TAILQ_REMOVE(&job->links, link, in_job);
-            link->job = NULL;
-        }
-        free(job);
+        forget(job);
         return fault_set(fault, FAULT_WRONG_STATE, busy->name, NULL, busy_with(busy), 0);
     }
     if (job->n_links == 0) {

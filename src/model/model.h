@@ -229,6 +229,7 @@ struct agent {
     void *session;
     struct model *model;
     RB_HEAD(offer_tree, offer) offers;
+    size_t n_offers;        /* of dev/ endpoints */
     TAILQ_HEAD(, job) jobs; /* Detach and Withdraw, until nothing is plugged that is let go */
     TAILQ_HEAD(end_queue, end) plugs, unplugs; /* to be asked for */
     struct end_queue flight;                   /* asked for */
