@@ -1693,6 +1693,44 @@ static void test_large_group(void **state)
     world_close(&world);
 }
 
+/* A GSI is shared by links of one trigger, and each user's are apart. */
+static void test_shared_gsi(void **state)
+{
+    static const char *const triggers[] = { "kvm/vm1/gsi/0", "kvm/vm1/gsi/0/level" };
+    char producer[ENDPOINT_SIZE];
+    struct outcome outcome;
+    struct world world;
+    struct site *site;
+    struct end *end;
+
+    (void)state;
+    for (size_t level = 0; level < 2; level++) {
+        world_open(&world);
+        for (int i = 0; i < 5; i++) {
+            (void)snprintf(producer, sizeof(producer), "kvm/vm0/pio/%d", i);
+            connect_as(&world, &alice, NULL, producer, triggers[level], &outcome);
+            assert_int_equal(outcome.r, 0);
+            connect_as(&world, &bob, NULL, producer, triggers[!level], &outcome);
+            assert_int_equal(outcome.r, 0);
+        }
+        /* Neighbours that are no matter. */
+        connect_as(&world, &alice, NULL, "kvm/vm1/pio/0", "kvm/vm1/gsi/1", &outcome);
+        connect_as(&world, &alice, NULL, "kvm/vm1/pio/1", "kvm/vm1/dev/d/irq/0", &outcome);
+        assert_int_equal(outcome.r, 0);
+        site = site_find(world.model, SUBSYSTEM_KVM, "vm1");
+        RB_FOREACH (end, end_tree, &site->ends)
+            assert_null(end_next_collision(end, NULL));
+        connect_as(&world, &alice, "x", "kvm/vm0/pio/9", triggers[!level], &outcome);
+        assert_int_equal(outcome.r, FAULT_ENDPOINT_BUSY);
+        connect_as(&world, &bob, "x", "kvm/vm0/pio/9", triggers[level], &outcome);
+        assert_int_equal(outcome.r, FAULT_ENDPOINT_BUSY);
+        connect_as(&world, &root, "x", "kvm/vm0/pio/9", triggers[level], &outcome);
+        assert_int_equal(outcome.r, 0);
+        disconnect(&world, "x", &outcome);
+        world_close(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1723,6 +1761,7 @@ int main(void)
         cmocka_unit_test(test_move_level),
         cmocka_unit_test(test_offers),
         cmocka_unit_test(test_large_group),
+        cmocka_unit_test(test_shared_gsi),
         cmocka_unit_test(test_random),
     };
 

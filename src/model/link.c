@@ -14,10 +14,13 @@ static int link_compare(const struct link *a, const struct link *b)
     return strcmp(a->name, b->name);
 }
 
+/* A key without a link is searched for the first of those that are at its endpoint. */
 static int end_compare(const struct end *a, const struct end *b)
 {
     int c = endpoint_compare(&a->endpoint, &b->endpoint);
 
+    if (c == 0 && !a->link)
+        return -1;
     return c ? c : ((uintptr_t)a > (uintptr_t)b) - ((uintptr_t)a < (uintptr_t)b);
 }
 
@@ -400,6 +403,19 @@ static bool is_absent(struct model *model, const struct end *end)
     return !placed.site || !end_owner(&placed);
 }
 
+/* The same for a GSI: whatever is there with the other trigger, and none of those, maybe thousands, that
+ * share it. */
+static struct end *next_gsi_collision(const struct end *end, struct end *last)
+{
+    struct end key = { .endpoint = end->endpoint }, *next;
+
+    key.endpoint.level = !key.endpoint.level;
+    next = last ? RB_NEXT(end_tree, &end->site->ends, last) : RB_NFIND(end_tree, &end->site->ends, &key);
+    while (next && next->uid != end->uid && endpoint_compare(&next->endpoint, &key.endpoint) == 0)
+        next = RB_NEXT(end_tree, &end->site->ends, next);
+    return next && endpoint_compare(&next->endpoint, &key.endpoint) == 0 ? next : NULL;
+}
+
 /*
  * The ends in its site that an end collides with, one after the other; last: NULL for the first. They are
  * next to each other in the tree: see endpoint_compare(). What is meant for another user's agent is never
@@ -411,6 +427,8 @@ struct end *end_next_collision(const struct end *end, struct end *last)
     const struct endpoint *endpoint = &end->endpoint;
     bool back = !last || end_compare(last, end) < 0;
 
+    if (endpoint->kind == ENDPOINT_GSI)
+        return next_gsi_collision(end, last);
     for (;; other = next) {
         next = back ? RB_PREV(end_tree, &end->site->ends, other) : RB_NEXT(end_tree, &end->site->ends, other);
         if (!next || next->endpoint.kind != endpoint->kind || next->endpoint.number != endpoint->number ||
