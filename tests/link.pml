@@ -111,6 +111,7 @@ typedef end_type {
     bit dirty;
     bit refused;
     bit busy_errno; /* refused with EBUSY */
+    bit renewed;
     bit inherited; /* dirty for what another agent had plugged */
     bit retiring;
     bit joined;
@@ -535,6 +536,7 @@ inline end_remove(e)
     ends[e].inherited = false;
     ends[e].refused = false;
     ends[e].busy_errno = false;
+    ends[e].renewed = false;
     ends[e].retiring = false;
     ends[e].joined = false;
     ends[e].announced = false;
@@ -695,6 +697,7 @@ inline lose_end(a, e)
     ends[e].flying = false;
     ends[e].refused = false;
     ends[e].state = END_ABSENT;
+    ends[e].renewed = ends[e].renewed && !ends[e].dirty;
     if
     :: links[LINK(e)].goal == GOAL_UP && links[LINK(e)].job == JOB_CONNECT -> job_fail(LINK(e))
     :: else
@@ -851,14 +854,17 @@ inline model_agent_results(a)
             ends[i].flying = false;
             if
             :: agents[a].flying == OP_PLUG && !(agents[a].errors & (1 << i)) ->
+                ends[i].renewed = false;
                 ends[i].state = (late -> END_UNKNOWN : END_PLUGGED)
             :: agents[a].flying == OP_PLUG && (agents[a].errors & (1 << i)) ->
-                came_clean(i);
+                ends[i].dirty = false;
+                ends[i].inherited = false;
                 ends[i].state = END_UNPLUGGED;
                 if
                 :: late
                 :: !late && (agents[a].ebusys & (1 << i)) && links[LINK(i)].acknowledged &&
-                        !links[LINK(i)].renew && !IS_PRODUCER(i) ->
+                        !links[LINK(i)].renew && !ends[i].renewed && !IS_PRODUCER(i) ->
+                    ends[i].renewed = true;
                     links[LINK(i)].renew = true
                 :: else ->
                     ends[i].refused = true;

@@ -321,6 +321,13 @@ class Bad(blackbox.Case):
             for value in NOT_STRINGS:
                 self.invalid("match", "List" + what, {"match": value}, more=True)
 
+    def test_long_match(self):
+        for method in ("ListEventfds", "ListLinks", "ListAgents", "Export", "Monitor"):
+            for long in ("x" * 257, "é" * 129, "*a" * 100000):
+                self.invalid("match", method, {"match": long}, more=True)
+        for what in ("Eventfds", "Links", "Agents"):
+            self.assertEqual(self.client.list(what, match="?" * 256), {})
+
     def test_lifetimes(self):
         ends = {"producers": ["eventfd/taken"], "consumers": ["kvm/v/gsi/1"]}
         hold_many = {"names": ["x"]}

@@ -55,6 +55,48 @@ class Process(unittest.TestCase):
             check=False,
         )
 
+    @blackbox.needs_root
+    def test_descriptors_under_way(self):
+        """Descriptors that clients do not read are few each, and all of them are not others' end."""
+        os.chown(self.folder, 1001, 1001)
+
+        def become_somebody():
+            os.setgroups([])
+            os.setresgid(1001, 1001, 1001)
+            os.setresuid(1001, 1001, 1001)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+        broker = self.start(preexec_fn=become_somebody)
+        client = broker.connect()
+        self.addCleanup(client.close)
+        client.hold("e")
+        lazy = []
+        for _ in range(14):
+            lazy.append(broker.connect())
+            self.addCleanup(lazy[-1].close)
+            for _ in range(20):
+                lazy[-1].start("Claim", {"name": "e"})
+            if len(lazy) == 1:
+                # One of them is no matter: 8 of its calls are answered.
+                time.sleep(0.1)
+                for _ in range(200):
+                    os.close(client.claim("e"))
+        # The kernel takes no more than 100 of one user: what is over waits.
+        time.sleep(0.1)
+        client.start("Claim", {"name": "e"})
+        client.sock.settimeout(0.3)
+        self.assertRaises(TimeoutError, client.finish)
+        client.sock.settimeout(evlink.PATIENCE)
+        for other in lazy[:2]:
+            other.close()
+        client.finish()
+        os.close(client.take())
+        # Who reads gets all, in order.
+        for _ in range(20):
+            lazy[2].finish()
+            os.close(lazy[2].take())
+        broker.stop()
+
     def test_start_and_stop(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             broker = self.start()

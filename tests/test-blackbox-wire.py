@@ -50,6 +50,12 @@ class Service(blackbox.Case):
 
 
 class Frames(blackbox.Case):
+    def cpu(self):
+        """Seconds that the broker has run so far."""
+        with open(f"/proc/{self.broker.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def test_pipelined(self):
         """1000 calls in one write are answered in order."""
         calls = [("Hold", {"name": f"e{i // 4}"}) for i in range(1000)]
@@ -323,6 +329,47 @@ class Frames(blackbox.Case):
             other.expect("org.varlink.service.GetInterfaceDescription")
             other.finish()
         self.assertGreater(whole, 100)
+
+    def test_half_closed_subscriber(self):
+        """After SHUT_WR a subscriber still listens, costs nothing, and is gone when it closes."""
+        others = []
+        for early in (False, True) * 10:
+            other = self.connect()
+            others.append(other)
+            other.start("Monitor", {"types": ["held", "released"]}, more=True)
+            if early:
+                other.sock.shutdown(socket.SHUT_WR)
+            self.assertEqual(other.finish(), ({}, True))
+            if not early:
+                other.sock.shutdown(socket.SHUT_WR)
+        self.client.call("Status")
+        before = self.cpu()
+        time.sleep(0.5)
+        self.assertLess(self.cpu() - before, 0.1)
+        for _ in range(2):
+            self.client.hold("e")
+            self.client.call("Release", {"name": "e"})
+            for other in others:
+                for what in ("held", "released"):
+                    notice, continues = other.finish()
+                    self.assertEqual((notice["notice"]["type"], continues), (what, True))
+        # What one of them is too slow for is told when it reads again.
+        slow = others.pop()
+        for other in others:
+            other.close()
+        self.assert_fds(2)
+        calls = evlink.encode("Hold", {"name": "e" * 60}) + evlink.encode("Release", {"name": "e" * 60})
+        for _ in range(40):
+            self.client.send(calls * 100)
+            self.client.expect(*["Hold", "Release"] * 100)
+            for _ in range(200):
+                self.client.finish()
+        types = []
+        while "lost" not in types:
+            types.append(slow.finish()[0]["notice"]["type"])
+        self.assertGreater(len(types), 1000)
+        slow.close()
+        self.assert_fds(1)
 
     def test_client_leaves_with_unread_replies(self):
         for _ in range(20):

@@ -722,6 +722,19 @@ static void test_pending(void **state)
     assert_int_equal(outcome.r, 0);
     assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
     assert_int_equal(count, 1);
+    disconnect(&world, "l", &outcome);
+    run(&world);
+    /* Where it does not fit any more, the counter is left full. */
+    assert_int_equal(model_signal(world.model, &root, "e", INT64_MAX, &fault), 0);
+    world.vms[1].fail = EINVAL;
+    connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+    assert_true(vm_take(&world, &world.vms[1]));
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(model_signal(world.model, &root, "e", INT64_MAX - 1, &fault), 0);
+    run(&world);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(eventfd_drain(held->eventfd->fd, &count), 0);
+    assert_true(count == EVENTFD_MAX);
     world_close(&world);
 }
 
@@ -1226,6 +1239,498 @@ static void test_leave_busy(void **state)
     world_close(&world);
 }
 
+/* ---- What must not go on for ever, or be passed over
+ * ---------------------------------------------------------- */
+
+/* Answers until there is nothing to do, with every plug failing. Returns how many there were. */
+static size_t run_refusing(struct world *world, struct vm *vm, int error)
+{
+    size_t n = 0;
+
+    while (n < 20) {
+        if (!vm_take(world, vm))
+            return n;
+        vm->fail = error;
+        n += vm->op == OP_PLUG;
+        vm_answer(world, vm);
+    }
+    return n;
+}
+
+static void resume(struct world *world, const char *name, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    assert_int_equal(
+        model_resume(world->model, &root, name, NULL, on_done, outcome, &outcome->job, &outcome->fault), 0);
+}
+
+static void park(struct world *world, const char *name, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    assert_int_equal(
+        model_park(world->model, &root, name, NULL, on_done, outcome, &outcome->job, &outcome->fault), 0);
+}
+
+/* EBUSY of an eventfd that was made just now: the link's is replaced once, not for ever. */
+static void test_busy_for_ever(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+    int64_t id;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    for (int i = 0; i < 2; i++) {
+        id = get(&world, "l")->eventfd->id;
+        park(&world, "l", &outcome);
+        run(&world);
+        resume(&world, "l", &outcome);
+        assert_int_equal(run_refusing(&world, &world.vms[1], EBUSY), 1);
+        run(&world); /* the producer is unplugged, and the eventfd replaced */
+        assert_int_not_equal(get(&world, "l")->eventfd->id, id);
+        assert_true(outcome.done);
+        assert_int_equal(outcome.r, 0);
+    }
+    /* Without an answer that makes sense in between, it is refused. */
+    park(&world, "l", &outcome);
+    run(&world);
+    resume(&world, "l", &outcome);
+    for (int i = 0; i < 5; i++) {
+        assert_true(run_refusing(&world, &world.vms[1], EBUSY) <= 1);
+        vm_take(&world, &world.vms[0]);
+        vm_answer(&world, &world.vms[0]);
+    }
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, FAULT_PLUG_FAILED);
+    assert_int_equal(outcome.fault.number, EBUSY);
+    assert_int_equal(get(&world, "l")->goal, GOAL_PARKED);
+    assert_int_equal(get(&world, "l")->state, LINK_FAILED);
+    assert_int_not_equal(model_deadline(world.model), -1);
+    world_close(&world);
+}
+
+/* Several that are refused do not have each other tried again. */
+static void test_busy_together(void **state)
+{
+    const char *producer = "kvm/vm1/pio/1", *consumers[] = { "kvm/vm1/gsi/1", "kvm/vm1/gsi/2" };
+    const struct link_request request = {
+        .name = "l",
+        .producers = &producer,
+        .n_producers = 1,
+        .consumers = consumers,
+        .n_consumers = 2,
+    };
+    struct outcome outcome = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    assert_int_equal(model_connect(world.model, &root, &request, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        0);
+    assert_true(outcome.done);
+    vm_attach(&world, 1, &root, true);
+    assert_true(run_refusing(&world, &world.vms[1], EBUSY) < 10);
+    assert_int_equal(get(&world, "l")->state, LINK_FAILED);
+    world_close(&world);
+}
+
+/* A relay would take 1 of a semaphore each time that it wakes. */
+static void test_semaphore(void **state)
+{
+    const char *const name = "a";
+    struct outcome outcome;
+    struct fault fault = { 0 };
+    struct eventfd_info info;
+    struct world world;
+    int fd;
+
+    (void)state;
+    world_open(&world);
+    fd = eventfd_create(true);
+    assert_int_equal(eventfd_info(fd, &info), 0);
+    if (!info.semaphore) {
+        fd_close(fd);
+        world_close(&world);
+        skip(); /* this kernel does not tell */
+    }
+    assert_int_equal(hold(&world, &root, "z", &persistent), 0);
+    connect_as(&world, &root, "late", "eventfd/a", "eventfd/z", &outcome);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &fault), 0);
+    assert_int_equal(get(&world, "late")->state, LINK_FAILED);
+    assert_null(get(&world, "late")->ends[0]->eventfd);
+    disconnect(&world, "late", &outcome);
+    connect_as(&world, &root, "l", "eventfd/a", "eventfd/z", &outcome);
+    assert_int_equal(outcome.r, FAULT_BAD_ENDPOINT);
+    assert_string_equal(outcome.fault.subject, "eventfd/a");
+    /* As a consumer it is as good as any. */
+    connect_as(&world, &root, "l", "eventfd/z", "eventfd/a", &outcome);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+static void move(
+    struct world *world, const char *name, const char *from, const char *to, struct outcome *outcome)
+{
+    memset(outcome, 0, sizeof(*outcome));
+    outcome->r =
+        model_move(world->model, &root, name, from, to, on_done, outcome, &outcome->job, &outcome->fault);
+    outcome->done |= outcome->r != 0;
+}
+
+/* An end that is absent waits for the link owner's agent, whoever moved it there. */
+static void test_move_by_another(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &alice, true);
+    connect_as(&world, &alice, "l", "kvm/vm0/pio/0x510", "kvm/vm0/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    move(&world, "l", "kvm/vm0/gsi/5", "kvm/vm1/gsi/5", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    vm_attach(&world, 1, &root, true);
+    run(&world);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    vm_die(&world, 1);
+    vm_attach(&world, 1, &alice, true);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    /* What is there has an owner. */
+    vm_attach(&world, 2, &root, true);
+    move(&world, "l", "kvm/vm1/gsi/5", "kvm/vm2/gsi/5", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    world_close(&world);
+}
+
+/* What an inventory has is found, whatever it has besides. */
+static void test_inventory(void **state)
+{
+    static const struct {
+        int gsi;
+        bool same, known; /* the id that the agent tells */
+        bool plugged;
+    } cases[] = {
+        { 5, true, true, true },
+        { 5, true, false, true },
+        { 5, false, true, false },
+        { 6, true, true, false },
+        { 6, true, false, false },
+    };
+    struct plugged plugged[64];
+    struct outcome outcome;
+    struct world world;
+    struct vm *vm = &world.vms[1];
+    const char *reason;
+    char text[ENDPOINT_SIZE];
+    const int eio = EIO;
+    int64_t id;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        world_open(&world);
+        vm_attach(&world, 1, &root, true);
+        connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+        assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+        run(&world);
+        id = get(&world, "l")->eventfd->id;
+        disconnect(&world, "l", &outcome);
+        assert_true(vm_take(&world, vm));
+        vm->n_items = 0;
+        model_agent_results(vm->agent, &eio);
+        assert_true(model_agent_doubts(vm->agent));
+        for (size_t k = 0; k < 64; k++) {
+            (void)snprintf(text, sizeof(text), "kvm/vm1/gsi/%zu", k < 63 ? 100 - k : (size_t)cases[i].gsi);
+            assert_int_equal(endpoint_parse(text, &plugged[k].endpoint, &reason), 0);
+            plugged[k].eventfd_id = k % 2 ? -1 : (int64_t)k;
+        }
+        plugged[63].eventfd_id = !cases[i].known ? -1 : cases[i].same ? id : id + 1;
+        vm->n_plugs = 0;
+        model_agent_inventory(vm->agent, plugged, 64);
+        run(&world);
+        /* What is plugged still is kept; without it, nothing is. */
+        assert_int_equal(!RB_EMPTY(&site_find(world.model, SUBSYSTEM_KVM, "vm1")->ends), cases[i].plugged);
+        world_close(&world);
+    }
+}
+
+/* Disconnect of a group waits for no other call, as that of a name does not. */
+static void test_disconnect_busy(void **state)
+{
+    const char *producers[] = { "kvm/vm1/pio/1", "kvm/vm1/pio/2" };
+    const char *consumers[] = { "kvm/vm1/gsi/1", "kvm/vm1/gsi/2" };
+    const char *const names[] = { "l1", "l2" };
+    struct link_request requests[2];
+    struct outcome outcome, disconnected;
+    struct world world;
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++)
+        requests[i] = (struct link_request){ .name = names[i],
+            .group = "g",
+            .producers = &producers[i],
+            .n_producers = 1,
+            .consumers = &consumers[i],
+            .n_consumers = 1 };
+    for (int verb = 0; verb < 3; verb++) {
+        memset(&outcome, 0, sizeof(outcome));
+        memset(&disconnected, 0, sizeof(disconnected));
+        world_open(&world);
+        vm_attach(&world, 0, &root, true);
+        vm_attach(&world, 1, &root, true);
+        assert_int_equal(model_connect(world.model, &root, requests, 2, true, &persistent, on_done, &outcome,
+                             &outcome.job, &outcome.fault),
+            0);
+        run(&world);
+        assert_true(outcome.done && outcome.r == 0);
+        memset(&outcome, 0, sizeof(outcome));
+        if (verb == 0)
+            park(&world, "l1", &outcome);
+        else if (verb == 1)
+            move(&world, "l1", "kvm/vm1/gsi/1", "kvm/vm0/gsi/1", &outcome);
+        else
+            assert_int_equal(
+                model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+                0);
+        assert_false(outcome.done);
+        assert_int_equal(model_disconnect(world.model, &root, NULL, "g", on_done, &disconnected,
+                             &disconnected.job, &disconnected.fault),
+            0);
+        assert_true(outcome.done);
+        assert_int_equal(outcome.r, FAULT_WRONG_STATE);
+        assert_string_equal(outcome.fault.subject, "l1");
+        run(&world);
+        assert_true(disconnected.done);
+        assert_int_equal(disconnected.r, 0);
+        assert_int_equal(model_count(world.model).links, 0);
+        assert_int_equal(world.vms[0].n_plugs + world.vms[1].n_plugs, 0);
+        world_close(&world);
+    }
+}
+
+/* One GSI twice in one link: both ends leave. */
+static void test_leave_twice(void **state)
+{
+    const char *producer = "kvm/vm1/pio/1";
+    const char *consumers[] = { "kvm/vm1/gsi/7", "kvm/vm1/gsi/7", "kvm/vm1/gsi/8" };
+    const struct link_request request = {
+        .name = "l",
+        .producers = &producer,
+        .n_producers = 1,
+        .consumers = consumers,
+        .n_consumers = 3,
+    };
+    struct outcome outcome = { 0 };
+    struct world world;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    assert_int_equal(model_connect(world.model, &root, &request, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        0);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(world.vms[1].n_plugs, 4);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(model_leave(world.model, &root, "kvm/vm1/gsi/7", NULL, on_done, &outcome, &outcome.job,
+                         &outcome.fault),
+        0);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(get(&world, "l")->n_ends, 2);
+    assert_int_equal(world.vms[1].n_plugs, 2);
+    world_close(&world);
+}
+
+/* Who had a level link's consumer keeps neither eventfd where another user gets it. */
+static void test_move_level(void **state)
+{
+    struct outcome outcome;
+    struct world world;
+    struct link *link;
+    int64_t id, resample;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &alice, true);
+    vm_attach(&world, 1, &bob, true);
+    vm_attach(&world, 2, &root, true);
+    connect_as(&world, &root, "l", "kvm/vm2/pio/0x10", "kvm/vm0/gsi/5/level", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    link = get(&world, "l");
+    id = link->eventfd->id;
+    resample = link->resample->id;
+    move(&world, "l", "kvm/vm0/gsi/5/level", "kvm/vm1/gsi/5/level", &outcome);
+    assert_int_equal(link->resample->id, resample); /* while it is plugged */
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    assert_int_equal(link->state, LINK_LINKED);
+    assert_int_not_equal(link->eventfd->id, id);
+    assert_int_not_equal(link->resample->id, resample);
+    assert_ptr_equal(link->resample->link, link);
+    /* What may have been claimed as e/eoi cannot be replaced. */
+    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    connect_as(&world, &root, "m", "eventfd/e", "kvm/vm0/gsi/6/level", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    move(&world, "m", "kvm/vm0/gsi/6/level", "kvm/vm1/gsi/6/level", &outcome);
+    assert_int_equal(outcome.r, FAULT_BAD_ENDPOINT);
+    assert_string_equal(outcome.fault.subject, "kvm/vm1/gsi/6/level");
+    assert_int_equal(get(&world, "m")->n_ends, 2);
+    assert_null(get(&world, "m")->from);
+    move(&world, "m", "kvm/vm0/gsi/6/level", "kvm/vm0/gsi/7/level", &outcome);
+    run(&world);
+    assert_true(outcome.done && outcome.r == 0);
+    world_close(&world);
+}
+
+/* What an agent offers has to fit in a reply. */
+static void test_offers(void **state)
+{
+    char texts[300][ENDPOINT_SIZE];
+    const char *list[300];
+    struct fault fault = { 0 };
+    struct world world;
+    struct job *job;
+    size_t n = 0;
+    int r = 0;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 1, &root, true);
+    while (r == 0) {
+        for (size_t i = 0; i < 300; i++) {
+            (void)snprintf(texts[i], sizeof(texts[i]), "kvm/vm1/dev/d/irq/%zu", n + i);
+            list[i] = texts[i];
+        }
+        r = model_offer(world.model, &root, "a1", list, 300, &fault);
+        n += r ? 0 : 300;
+    }
+    assert_int_equal(r, FAULT_QUOTA_EXCEEDED);
+    assert_string_equal(fault.reason, "offers");
+    assert_int_equal(fault.number, 4096);
+    assert_int_equal(n, 3900);
+    assert_int_equal(world.notices[NOTICE_OFFERED], n);
+    assert_int_equal(model_offer(world.model, &root, "a1", list, 196, &fault), 0);
+    assert_int_equal(model_offer(world.model, &root, "a1", list, 196, &fault), 0); /* again */
+    assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), r);
+    assert_int_equal(model_withdraw(world.model, &root, "a1", list, 1, NULL, NULL, NULL, &job, &fault), 0);
+    assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), 0);
+    world_close(&world);
+}
+
+/* So have the links that Park and Resume answer with. */
+static void test_large_group(void **state)
+{
+    struct link_request requests[205];
+    char producers[205][ENDPOINT_SIZE];
+    const char *list[205], *consumer = "kvm/vm1/gsi/1";
+    struct outcome outcome;
+    struct world world;
+    struct link *link;
+    size_t n = 0;
+
+    (void)state;
+    world_open(&world);
+    for (int call = 0; call < 5; call++) {
+        for (size_t i = 0; i < 205; i++) {
+            (void)snprintf(producers[i], sizeof(producers[i]), "kvm/vm1/pio/%zu", n++);
+            list[i] = producers[i];
+            requests[i] = (struct link_request){
+                .group = "g",
+                .producers = &list[i],
+                .n_producers = 1,
+                .consumers = &consumer,
+                .n_consumers = 1,
+            };
+        }
+        memset(&outcome, 0, sizeof(outcome));
+        assert_int_equal(model_connect(world.model, &root, requests, 205, true, &persistent, on_done,
+                             &outcome, &outcome.job, &outcome.fault),
+            0);
+        assert_true(outcome.done && outcome.r == 0);
+    }
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+        FAULT_QUOTA_EXCEEDED);
+    assert_string_equal(outcome.fault.reason, "links in one call");
+    assert_false(outcome.done);
+    RB_FOREACH (link, link_tree, &world.model->links) {
+        assert_int_equal(link->goal, GOAL_UP);
+        assert_null(link->job);
+    }
+    /* Those that are parked do not count. */
+    park(&world, "link-7", &outcome);
+    assert_true(outcome.done);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_park(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault), 0);
+    assert_true(outcome.done && outcome.r == 0);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(
+        model_resume(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault),
+        FAULT_QUOTA_EXCEEDED);
+    assert_int_equal(
+        model_disconnect(world.model, &root, NULL, "g", on_done, &outcome, &outcome.job, &outcome.fault), 0);
+    assert_true(outcome.done);
+    assert_int_equal(model_count(world.model).links, 0);
+    world_close(&world);
+}
+
+/* A GSI is shared by links of one trigger, and each user's are apart. */
+static void test_shared_gsi(void **state)
+{
+    static const char *const triggers[] = { "kvm/vm1/gsi/0", "kvm/vm1/gsi/0/level" };
+    char producer[ENDPOINT_SIZE];
+    struct outcome outcome;
+    struct world world;
+    struct site *site;
+    struct end *end;
+
+    (void)state;
+    for (size_t level = 0; level < 2; level++) {
+        world_open(&world);
+        for (int i = 0; i < 5; i++) {
+            (void)snprintf(producer, sizeof(producer), "kvm/vm0/pio/%d", i);
+            connect_as(&world, &alice, NULL, producer, triggers[level], &outcome);
+            assert_int_equal(outcome.r, 0);
+            connect_as(&world, &bob, NULL, producer, triggers[!level], &outcome);
+            assert_int_equal(outcome.r, 0);
+        }
+        /* Neighbours that are no matter. */
+        connect_as(&world, &alice, NULL, "kvm/vm1/pio/0", "kvm/vm1/gsi/1", &outcome);
+        connect_as(&world, &alice, NULL, "kvm/vm1/pio/1", "kvm/vm1/dev/d/irq/0", &outcome);
+        assert_int_equal(outcome.r, 0);
+        site = site_find(world.model, SUBSYSTEM_KVM, "vm1");
+        RB_FOREACH (end, end_tree, &site->ends)
+            assert_null(end_next_collision(end, NULL));
+        connect_as(&world, &alice, "x", "kvm/vm0/pio/9", triggers[!level], &outcome);
+        assert_int_equal(outcome.r, FAULT_ENDPOINT_BUSY);
+        connect_as(&world, &bob, "x", "kvm/vm0/pio/9", triggers[level], &outcome);
+        assert_int_equal(outcome.r, FAULT_ENDPOINT_BUSY);
+        connect_as(&world, &root, "x", "kvm/vm0/pio/9", triggers[level], &outcome);
+        assert_int_equal(outcome.r, 0);
+        disconnect(&world, "x", &outcome);
+        world_close(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1246,6 +1751,17 @@ int main(void)
         cmocka_unit_test(test_lifetimes),
         cmocka_unit_test(test_pending),
         cmocka_unit_test(test_set),
+        cmocka_unit_test(test_busy_for_ever),
+        cmocka_unit_test(test_busy_together),
+        cmocka_unit_test(test_semaphore),
+        cmocka_unit_test(test_move_by_another),
+        cmocka_unit_test(test_inventory),
+        cmocka_unit_test(test_disconnect_busy),
+        cmocka_unit_test(test_leave_twice),
+        cmocka_unit_test(test_move_level),
+        cmocka_unit_test(test_offers),
+        cmocka_unit_test(test_large_group),
+        cmocka_unit_test(test_shared_gsi),
         cmocka_unit_test(test_random),
     };
 

@@ -250,9 +250,13 @@ static void add_clamped(struct evaio *aio, int fd, uint64_t count)
         (void)add_by_aio(aio, fd, count);
         return;
     }
-    if (eventfd_info(fd, &info) < 0 || info.count >= EVENTFD_MAX)
-        return;
-    (void)add_by_write(fd, count < EVENTFD_MAX - info.count ? count : EVENTFD_MAX - info.count);
+    /* Others who add meanwhile can be in the way of a write, not often. */
+    for (int i = 0; i < 3; i++) {
+        if (eventfd_info(fd, &info) < 0 || info.count >= EVENTFD_MAX)
+            return;
+        if (add_by_write(fd, count < EVENTFD_MAX - info.count ? count : EVENTFD_MAX - info.count) != -EAGAIN)
+            return;
+    }
 }
 
 void evaio_signal(struct evaio *aio, const struct evaio_signal *signals, size_t n)

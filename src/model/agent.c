@@ -176,18 +176,21 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
     if (error || !late)
         end_repay(model, end, error ? UINT64_MAX : 1);
     if (!error) {
+        end->renewed = false;
         /* Late, its link may have been told that it failed: it is unplugged, and tried again from there. */
         end->state = late ? END_UNKNOWN : END_PLUGGED;
         return;
     }
-    came_clean(end);
+    /* It was clean before, and in nobody's way. */
+    end->dirty = end->inherited = false;
     end->state = END_UNPLUGGED;
     if (late)
         return;
     /* Somebody's old VM lives on somewhere, with this eventfd: where it is ours, the link goes on with
-     * another. */
-    if (error == EBUSY && link->acknowledged && end->eventfd->ours && !link->renew &&
+     * another. Of that one EBUSY cannot be true, nor is it worth a third. */
+    if (error == EBUSY && link->acknowledged && end->eventfd->ours && !link->renew && !end->renewed &&
         endpoint_is_irqfd(&end->endpoint)) {
+        end->renewed = true;
         link->renew = end->eventfd;
         return;
     }
@@ -237,20 +240,44 @@ bool model_agent_doubts(const struct agent *agent)
     return agent->doubted;
 }
 
-static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
+static int compare_plugged_endpoints(const void *a, const void *b)
 {
-    for (size_t i = 0; i < n; i++)
-        if (endpoint_compare(&plugged[i].endpoint, &end->endpoint) == 0 &&
-            (plugged[i].eventfd_id < 0 || end->eventfd->id < 0 || plugged[i].eventfd_id == end->eventfd->id))
-            return true;
-    return false;
+    const struct plugged *left = a, *right = b;
+
+    return endpoint_compare(&left->endpoint, &right->endpoint);
 }
 
-void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n)
+/* All ids that are not known are one. */
+static int compare_plugged(const void *a, const void *b)
+{
+    const struct plugged *left = a, *right = b;
+    int64_t left_id = left->eventfd_id < 0 ? -1 : left->eventfd_id;
+    int64_t right_id = right->eventfd_id < 0 ? -1 : right->eventfd_id;
+    int c = compare_plugged_endpoints(a, b);
+
+    return c ? c : (left_id > right_id) - (left_id < right_id);
+}
+
+/* plugged: sorted. An id that is not known, on either side, may be any. */
+static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
+{
+    const struct plugged this = { end->endpoint, end->eventfd->id }, any = { end->endpoint, -1 };
+
+    if (n == 0)
+        return false;
+    if (this.eventfd_id < 0)
+        return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged_endpoints);
+    return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged) ||
+           bsearch(&any, plugged, n, sizeof(*plugged), compare_plugged);
+}
+
+void model_agent_inventory(struct agent *agent, struct plugged *plugged, size_t n)
 {
     bool late = agent->late;
     struct end *end;
 
+    if (n > 0)
+        qsort(plugged, n, sizeof(*plugged), compare_plugged);
     agent->late = agent->doubted = false;
     LIST_FOREACH (end, &agent->ends, of_agent) {
         if (late)
@@ -476,6 +503,10 @@ static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, 
     if (!changed)
         return;
     saved_due(agent->model, &agent->saved);
+    if (offered && withdrawn)
+        agent->n_offers--;
+    else if (offered)
+        agent->n_offers++;
     model_tell(agent->model, withdrawn ? NOTICE_WITHDRAWN : NOTICE_OFFERED, endpoint_format(&endpoint, text),
         NULL, reason, &agent->owner);
     touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
@@ -490,6 +521,21 @@ void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
     offer->endpoint = *endpoint;
     if (RB_INSERT(offer_tree, &agent->offers, offer))
         free(offer);
+    else if (endpoint_is_offered(endpoint))
+        agent->n_offers++;
+}
+
+/* The most that one agent may offer: lists tell an agent in one reply. */
+#define OFFERS_MAX 4096
+
+/* Whether so many would be too many. What a call says twice counts twice. */
+static bool are_too_many(const struct agent *agent, struct offer *const *offers, size_t n)
+{
+    size_t more = 0;
+
+    for (size_t i = 0; i < n; i++)
+        more += !RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, offers[i]);
+    return more > 0 && agent->n_offers + more > OFFERS_MAX;
 }
 
 int model_offer(struct model *model, const struct peer *peer, const char *name, const char *const *endpoints,
@@ -504,6 +550,12 @@ int model_offer(struct model *model, const struct peer *peer, const char *name, 
         r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
     if (r)
         return r;
+    if (are_too_many(agent, offers, n)) {
+        for (size_t i = 0; i < n; i++)
+            free(offers[i]);
+        free(offers);
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "offers", OFFERS_MAX);
+    }
     for (size_t i = 0; i < n; i++)
         set_offer(agent, offers[i], false, NULL);
     free(offers);
@@ -588,6 +640,8 @@ static void lose_end(struct agent *agent, struct end *end, const char *reason)
     end->state = END_ABSENT;
     if (!end->announced)
         end_set_reason(end, reason);
+    /* The lost one's process may have the eventfd by now. */
+    end->renewed = end->renewed && !end->dirty;
     end_repay(agent->model, end, UINT64_MAX);
     if (link->goal == GOAL_UP && link->job && link->job->kind == JOB_CONNECT)
         job_fail(agent->model, link->job, FAULT_PLUG_FAILED, endpoint_format(&end->endpoint, endpoint), NULL,

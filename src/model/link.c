@@ -14,10 +14,13 @@ static int link_compare(const struct link *a, const struct link *b)
     return strcmp(a->name, b->name);
 }
 
+/* A key without a link is searched for the first of those that are at its endpoint. */
 static int end_compare(const struct end *a, const struct end *b)
 {
     int c = endpoint_compare(&a->endpoint, &b->endpoint);
 
+    if (c == 0 && !a->link)
+        return -1;
     return c ? c : ((uintptr_t)a > (uintptr_t)b) - ((uintptr_t)a < (uintptr_t)b);
 }
 
@@ -91,11 +94,15 @@ int eventfd_make(struct model *model, struct eventfd **ret_eventfd)
     return r;
 }
 
-/* Why a held eventfd cannot be its direct link's own; NULL: it can. */
-const char *eventfd_unfit(const struct eventfd *eventfd, const struct link *link)
+/* Why a held eventfd cannot be an end's, and, direct, its link's own; NULL: it can. */
+const char *eventfd_unfit(const struct eventfd *eventfd, const struct end *end)
 {
-    if (!eventfd->semaphore || link->relayed)
+    const struct link *link = end->link;
+
+    if (!eventfd->semaphore)
         return NULL;
+    if (link->relayed)
+        return end->producer ? "is a semaphore, which gives a relay one signal at a time" : NULL;
     for (size_t i = 0; i < link->n_ends; i++)
         if (endpoint_is_irqfd(&link->ends[i]->endpoint))
             return "is a semaphore, which cannot signal an irqfd";
@@ -396,6 +403,19 @@ static bool is_absent(struct model *model, const struct end *end)
     return !placed.site || !end_owner(&placed);
 }
 
+/* The same for a GSI: whatever is there with the other trigger, and none of those, maybe thousands, that
+ * share it. */
+static struct end *next_gsi_collision(const struct end *end, struct end *last)
+{
+    struct end key = { .endpoint = end->endpoint }, *next;
+
+    key.endpoint.level = !key.endpoint.level;
+    next = last ? RB_NEXT(end_tree, &end->site->ends, last) : RB_NFIND(end_tree, &end->site->ends, &key);
+    while (next && next->uid != end->uid && endpoint_compare(&next->endpoint, &key.endpoint) == 0)
+        next = RB_NEXT(end_tree, &end->site->ends, next);
+    return next && endpoint_compare(&next->endpoint, &key.endpoint) == 0 ? next : NULL;
+}
+
 /*
  * The ends in its site that an end collides with, one after the other; last: NULL for the first. They are
  * next to each other in the tree: see endpoint_compare(). What is meant for another user's agent is never
@@ -407,6 +427,8 @@ struct end *end_next_collision(const struct end *end, struct end *last)
     const struct endpoint *endpoint = &end->endpoint;
     bool back = !last || end_compare(last, end) < 0;
 
+    if (endpoint->kind == ENDPOINT_GSI)
+        return next_gsi_collision(end, last);
     for (;; other = next) {
         next = back ? RB_PREV(end_tree, &end->site->ends, other) : RB_NEXT(end_tree, &end->site->ends, other);
         if (!next || next->endpoint.kind != endpoint->kind || next->endpoint.number != endpoint->number ||
@@ -454,7 +476,7 @@ int end_place(
     r = eventfd_know(eventfd);
     if (r < 0)
         return r;
-    unfit = eventfd_unfit(eventfd, end->link);
+    unfit = eventfd_unfit(eventfd, end);
     if (unfit)
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, unfit, 0);
     user = eventfd_user(model, eventfd);
@@ -666,6 +688,31 @@ static bool is_for(const struct link *link, enum job_kind kind)
     return kind == JOB_RESUME ? link->goal == GOAL_PARKED : link->goal != GOAL_DOWN;
 }
 
+/* Adds a link to a job. Another call that is at work on it fails: it is disconnected. */
+static void take_over(struct model *model, struct job *job, struct link *link)
+{
+    if (link->job) {
+        job_fail(model, link->job, FAULT_WRONG_STATE, link->name, NULL, "disconnecting", 0);
+        job_remove(model, link);
+    }
+    job_add(job, link);
+}
+
+/* The most links that one call answers with. */
+#define ANSWER_MAX 1024
+
+/* Takes back a job that has changed nothing. */
+static void forget(struct job *job)
+{
+    struct link *link;
+
+    while ((link = TAILQ_FIRST(&job->links))) {
+        TAILQ_REMOVE(&job->links, link, in_job);
+        link->job = NULL;
+    }
+    free(job);
+}
+
 /* Begins a verb on a link or on those of a group that the caller may use: a job of them, not touched yet. */
 static int begin(struct model *model, const struct peer *peer, enum job_kind kind, const char *name,
     const char *group, job_done done, void *userdata, struct job **ret_job, struct fault *fault)
@@ -696,11 +743,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
         return -ENOMEM;
     *ret_job = job;
     if (link) {
-        if (link->job) {
-            job_fail(model, link->job, FAULT_WRONG_STATE, name, NULL, "disconnecting", 0);
-            job_remove(model, link);
-        }
-        job_add(job, link);
+        take_over(model, job, link);
         return 0;
     }
     RB_FOREACH (link, link_tree, &model->links) {
@@ -708,13 +751,14 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
             !policy_allows(peer, &link->owner))
             continue;
         any = true;
-        if (!busy_with(link) && is_for(link, kind))
-            job_add(job, link);
+        if ((!busy_with(link) || kind == JOB_DISCONNECT) && is_for(link, kind))
+            take_over(model, job, link);
     }
-    if (any)
+    if (any && (kind == JOB_DISCONNECT || job->n_links <= ANSWER_MAX))
         return 0;
-    free(job);
-    return fault_set(fault, FAULT_NO_SUCH_LINK, group, NULL, NULL, 0);
+    forget(job);
+    return any ? fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "links in one call", ANSWER_MAX)
+               : fault_set(fault, FAULT_NO_SUCH_LINK, group, NULL, NULL, 0);
 }
 
 /* Gives all links of a job a goal, and gets on with it. */
@@ -783,20 +827,40 @@ static const char *move_complaint(const struct end *from, const struct endpoint 
     return NULL;
 }
 
+/*
+ * Whether a level link moves from one user's VM to another's with a resample eventfd that cannot be replaced:
+ * where the producer is an eventfd/, it may have been claimed as NAME/eoi.
+ */
+static bool keeps_resample(const struct end *from, const struct end *to)
+{
+    if (!from->endpoint.level || from->uid == from->link->owner.uid || from->uid == to->uid)
+        return false;
+    for (size_t i = 0; i < from->link->n_ends; i++)
+        if (end_is_eventfd(from->link->ends[i]))
+            return true;
+    return false;
+}
+
 /* Adds the new end of a Move to its link. */
 static int add_end(struct model *model, const struct peer *peer, struct job *job, struct end *from,
     const struct endpoint *endpoint, struct fault *fault)
 {
     struct link *link = from->link;
-    struct end *to = end_new(link, endpoint, from->producer, peer->uid);
+    struct end *to = end_new(link, endpoint, from->producer, link->owner.uid);
+    char text[ENDPOINT_SIZE];
     int r;
 
     if (!to)
         return -ENOMEM;
     link->from = from;
     link->to = to;
-    r = end_may_use(model, peer, to) ? end_place(model, peer, job, to, fault)
-                                     : fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    if (!end_may_use(model, peer, to))
+        r = fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    else if (keeps_resample(from, to))
+        r = fault_set(fault, FAULT_BAD_ENDPOINT, endpoint_format(endpoint, text), NULL,
+            "is another user's: whoever has the old one would go on having NAME/eoi", 0);
+    else
+        r = end_place(model, peer, job, to, fault);
     if (r) {
         link->from = link->to = NULL;
         end_remove(model, to);
@@ -876,6 +940,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
             if (!end->link->acknowledged || end->link->goal == GOAL_DOWN || end->retiring ||
                 endpoint_compare(&end->endpoint, &endpoint) != 0)
                 continue;
+            if (end->link->job == job)
+                continue; /* it is there twice */
             any = true;
             if (!policy_allows(peer, &end->link->owner))
                 continue;
@@ -885,11 +951,7 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
                 job_add(job, end->link);
         }
     if (busy) {
-        while ((link = TAILQ_FIRST(&job->links))) {
-            TAILQ_REMOVE(&job->links, link, in_job);
-            link->job = NULL;
-        }
-        free(job);
+        forget(job);
         return fault_set(fault, FAULT_WRONG_STATE, busy->name, NULL, busy_with(busy), 0);
     }
     if (job->n_links == 0) {
@@ -899,7 +961,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     }
     *ret_job = job;
     TAILQ_FOREACH (link, &job->links, in_job)
-        end_retire(model, find_end(link, &endpoint), reason);
+        while ((end = find_end(link, &endpoint)))
+            end_retire(model, end, reason);
     model_settle(model);
     return 0;
 }

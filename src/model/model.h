@@ -142,6 +142,7 @@ struct end {
     bool refused;        /* the owner's kernel said no: tried again when something changes */
     bool retiring;       /* leaves for good */
     bool retried;        /* it is in the model's list of those that are tried again after a while */
+    bool renewed;        /* its eventfd was replaced for EBUSY, and no plug of it has worked since */
     bool contends;       /* it is in the model's list of those whose eventfd is in another link */
     bool joined;         /* was there, in a link that others know of: its leaving is to be told */
     bool announced;      /* `leaving` was told, `left` was not */
@@ -228,6 +229,7 @@ struct agent {
     void *session;
     struct model *model;
     RB_HEAD(offer_tree, offer) offers;
+    size_t n_offers;        /* of dev/ endpoints */
     TAILQ_HEAD(, job) jobs; /* Detach and Withdraw, until nothing is plugged that is let go */
     TAILQ_HEAD(end_queue, end) plugs, unplugs; /* to be asked for */
     struct end_queue flight;                   /* asked for */
@@ -506,8 +508,9 @@ struct plugged {
     int64_t eventfd_id;
 };
 
-/* What an agent says is plugged: all of it. Ends in doubt that are not among it are clean. */
-void model_agent_inventory(struct agent *agent, const struct plugged *plugged, size_t n);
+/* What an agent says is plugged: all of it. Ends in doubt that are not among it are clean. plugged: gets
+ * sorted. */
+void model_agent_inventory(struct agent *agent, struct plugged *plugged, size_t n);
 
 /* The batch in flight, or the inventory that was asked for, was not answered in time. */
 void model_agent_late(struct agent *agent);

@@ -95,7 +95,7 @@ bool link_is_gone(const struct link *link);
 struct link *eventfd_user(struct model *model, const struct eventfd *eventfd);
 void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link);
 void eventfd_leave(struct model *model, struct link *link, struct eventfd *eventfd);
-const char *eventfd_unfit(const struct eventfd *eventfd, const struct link *link);
+const char *eventfd_unfit(const struct eventfd *eventfd, const struct end *end);
 int eventfd_make(struct model *model, struct eventfd **ret_eventfd);
 int link_make_eventfd(struct model *model, struct link *link, struct end *end);
 void end_set_eventfd(struct end *end, struct eventfd *eventfd);

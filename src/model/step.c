@@ -210,8 +210,8 @@ static bool take_eventfd(struct model *model, struct end *end)
     end->refused = false;
     if (eventfd_know(eventfd) < 0)
         refuse(end, EIO, "its fdinfo cannot be read");
-    else if (eventfd_unfit(eventfd, link))
-        refuse(end, EINVAL, eventfd_unfit(eventfd, link));
+    else if (eventfd_unfit(eventfd, end))
+        refuse(end, EINVAL, eventfd_unfit(eventfd, end));
     else if (eventfd_user(model, eventfd)) {
         refuse(end, EBUSY, "the eventfd is in another link");
         if (!end->contends)
@@ -249,22 +249,47 @@ static void take_eventfds(struct model *model, struct link *link)
         model->hooks->relay(model->userdata, link, false);
 }
 
-/* Replaces an eventfd of the broker's own, once nothing is plugged with it: its count moves over. */
+/* Makes another eventfd for a link, with the count of the one that it has had. NULL: there is none to be had.
+ */
+static struct eventfd *replace_eventfd(struct model *model, struct link *link, struct eventfd *old)
+{
+    struct eventfd *fresh;
+    uint64_t count = 0;
+
+    if (eventfd_make(model, &fresh) < 0)
+        return NULL;
+    eventfd_join(model, fresh, link);
+    if (eventfd_drain_safely(NULL, old, &count) >= 0 && count > 0)
+        (void)evaio_add(model->aio, fresh->fd, count);
+    eventfd_leave(model, link, old);
+    return fresh;
+}
+
+static void renew_resample(struct model *model, struct link *link)
+{
+    struct eventfd *old = link->resample, *fresh = replace_eventfd(model, link, old);
+
+    if (!fresh)
+        return;
+    link->resample = fresh;
+    eventfd_unref(old);
+}
+
+/* Replaces eventfds of the broker's own, once nothing is plugged with them. */
 static void renew_eventfd(struct model *model, struct link *link)
 {
     struct eventfd *old = link->renew, *fresh;
-    uint64_t count = 0;
 
     for (size_t i = 0; i < link->n_ends; i++)
         if (link->ends[i]->eventfd == old && (link->ends[i]->dirty || link->ends[i]->flying))
             return;
     link->renew = NULL;
-    if (eventfd_make(model, &fresh) < 0)
+    /* Where this one is the broker's own, nobody can have claimed that one. */
+    if (link->resample)
+        renew_resample(model, link);
+    fresh = replace_eventfd(model, link, old);
+    if (!fresh)
         return; /* what stands goes on standing */
-    eventfd_join(model, fresh, link);
-    if (eventfd_drain_safely(NULL, old, &count) >= 0 && count > 0)
-        (void)evaio_add(model->aio, fresh->fd, count);
-    eventfd_leave(model, link, old);
     if (link->eventfd == old) {
         eventfd_unref(old);
         link->eventfd = eventfd_ref(fresh);
@@ -500,7 +525,8 @@ static bool finish_move(struct model *model, struct link *link)
     if (!from)
         return false;
     failed = link->goal == GOAL_DOWN || to->refused || from->dirty;
-    if (job && failed && !fail_job(model, job, to) && !fail_job(model, job, from))
+    /* A Disconnect that came in between does not fail for it. */
+    if (job && job->kind == JOB_MOVE && failed && !fail_job(model, job, to) && !fail_job(model, job, from))
         /* Its agent is gone, and it may still be plugged there. */
         job_fail(model, job, FAULT_PLUG_FAILED, endpoint_format(&from->endpoint, endpoint), NULL, NULL,
             ECONNRESET);
@@ -637,8 +663,9 @@ void link_step(struct model *model, struct link *link)
 void end_repay(struct model *model, struct end *end, uint64_t most)
 {
     uint64_t count = end->debt < most ? end->debt : most;
+    const struct evaio_signal signal = { end->eventfd ? end->eventfd->fd : -1, count };
 
     end->debt = 0;
     if (count > 0)
-        (void)evaio_add(model->aio, end->eventfd->fd, count);
+        evaio_signal(model->aio, &signal, 1);
 }

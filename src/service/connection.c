@@ -8,17 +8,27 @@
 #include "wire/socket.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* While more than this waits to be sent, nothing is read and no stream goes on. */
 #define OUT_HIGH ((size_t)256 * 1024)
 
-/* Receives, and objects of lists, in one callback: others are waiting. */
+/* Receives, and steps of lists, in one callback: others are waiting. */
 #define RECEIVES_MAX 64
 #define STREAM_MAX 32
+
+/* Answers with a descriptor that one connection may leave unread: all users' share one limit of the kernel's.
+ */
+#define UNREAD_MAX 8
+
+/* How often it is looked whether they were read, in microseconds: at first, and at last. */
+#define PAUSE_FIRST 1000
+#define PAUSE_LAST 50000
 
 static void end_call(struct connection *connection)
 {
@@ -27,6 +37,8 @@ static void end_call(struct connection *connection)
     connection->fds_lost = false;
     connection->job = NULL;
     connection->stream = NULL;
+    json_decref(connection->reply);
+    connection->reply = NULL;
     if (connection->monitor)
         monitor_free(connection->monitor);
     connection->monitor = NULL;
@@ -47,6 +59,7 @@ static void put_reply(struct connection *connection, json_t *parameters, bool co
 
     if (parameters && !connection->call.oneway) {
         r = fd >= 0 ? fdset_adopt(&fds, &fd, 1) : 0;
+        connection->n_unread += fd >= 0;
         if (r >= 0)
             r = varlink_reply_write(&connection->out, parameters, continues, &fds);
     } else {
@@ -98,7 +111,44 @@ static void take_frame(struct connection *connection, struct frame *frame)
         fail(connection, "a malformed call", r);
         return;
     }
-    method_call(connection);
+    connection->deferred = true;
+}
+
+static void pause_for(struct connection *connection, int64_t microseconds)
+{
+    const struct timeval interval = { .tv_usec = (suseconds_t)microseconds };
+
+    if (event_add(connection->again, &interval) < 0)
+        fail(connection, "cannot set its timer", -ENOMEM);
+}
+
+/*
+ * Whether the next call may be served, as far as the descriptors of earlier answers go: those that nobody
+ * reads are taken from what all have under way.
+ */
+static bool may_serve(struct connection *connection)
+{
+    int unread = 0;
+
+    if (connection->n_unread < UNREAD_MAX)
+        return true;
+    if (frame_out_pending(&connection->out) > 0 ||
+        (ioctl(connection->fd, SIOCOUTQ, &unread) == 0 && unread > 0))
+        return false;
+    connection->n_unread = 0;
+    connection->pause = PAUSE_FIRST;
+    return true;
+}
+
+static void serve_deferred(struct connection *connection)
+{
+    connection->deferred = !may_serve(connection);
+    if (!connection->deferred) {
+        method_call(connection);
+        return;
+    }
+    pause_for(connection, connection->pause);
+    connection->pause = 2 * connection->pause < PAUSE_LAST ? 2 * connection->pause : PAUSE_LAST;
 }
 
 static bool is_full(const struct connection *connection)
@@ -123,6 +173,12 @@ static void serve(struct connection *connection)
             connection->stream(connection);
             continue;
         }
+        if (connection->deferred) {
+            serve_deferred(connection);
+            if (connection->deferred)
+                return;
+            continue;
+        }
         if (connection->call.root || frame_in_next(&connection->in, &frame) == 0)
             return;
         take_frame(connection, &frame);
@@ -134,8 +190,9 @@ static void watch(struct connection *connection)
 {
     bool sending = frame_out_pending(&connection->out) > 0;
     /* Of a subscriber we have to know when it hangs up. */
-    bool reading =
-        !connection->finished && (!connection->call.root || connection->monitor) && !is_full(connection);
+    bool reading = (connection->finished ? connection->monitor != NULL
+                                         : !connection->call.root || connection->monitor) &&
+                   !is_full(connection);
     int r = 0;
 
     if (connection->finished && !connection->call.root && !sending) {
@@ -143,8 +200,29 @@ static void watch(struct connection *connection)
         return;
     }
     r |= reading ? event_add(connection->readable, NULL) : event_del(connection->readable);
-    r |= sending ? event_add(connection->writable, NULL) : event_del(connection->writable);
+    r |= sending && !connection->stalled ? event_add(connection->writable, NULL)
+                                         : event_del(connection->writable);
     if (r < 0)
+        fail(connection, "cannot watch its socket", -ENOMEM);
+}
+
+static void on_event(evutil_socket_t fd, short what, void *userdata);
+
+/* Has the loop tell of what changes at the socket, once each: its end is there to be read for good. */
+static void watch_changes(struct connection *connection)
+{
+    struct event *readable, *writable;
+
+    readable = event_new(
+        connection->server->base, connection->fd, EV_READ | EV_ET | EV_PERSIST, on_event, connection);
+    writable = event_new(
+        connection->server->base, connection->fd, EV_WRITE | EV_ET | EV_PERSIST, on_event, connection);
+    /* Both or none: libevent wants them alike. */
+    event_free(connection->readable);
+    event_free(connection->writable);
+    connection->readable = readable;
+    connection->writable = writable;
+    if (!readable || !writable)
         fail(connection, "cannot watch its socket", -ENOMEM);
 }
 
@@ -153,9 +231,11 @@ static void hang_up(struct connection *connection)
 {
     struct pollfd poll_fd = { .fd = connection->fd };
 
-    connection->finished = true;
     if (connection->monitor && poll(&poll_fd, 1, 0) > 0 && poll_fd.revents & POLLHUP)
         connection->failed = true;
+    else if (connection->monitor && !connection->finished)
+        watch_changes(connection);
+    connection->finished = true;
 }
 
 /* Serves, receives and sends until there is nothing to do or somebody else's turn. Frees what has failed. */
@@ -164,6 +244,8 @@ static void advance(struct connection *connection)
     struct server *server = connection->server;
     int r;
 
+    if (connection->finished && connection->monitor)
+        hang_up(connection);
     for (int i = 0; i < RECEIVES_MAX && !connection->failed; i++) {
         serve(connection);
         if (connection->failed || connection->finished || is_full(connection) ||
@@ -180,7 +262,11 @@ static void advance(struct connection *connection)
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
         server_sync(server);
         r = socket_send(connection->fd, &connection->out);
-        if (r < 0 && r != -EAGAIN && !connection->failed)
+        /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
+        connection->stalled = r == -ETOOMANYREFS;
+        if (connection->stalled && !connection->failed)
+            pause_for(connection, PAUSE_LAST);
+        else if (r < 0 && r != -EAGAIN && !connection->failed)
             fail(connection, "cannot send", r);
         if (r == 0 && connection->monitor)
             monitor_drained(connection->monitor);
@@ -225,6 +311,7 @@ int connection_new(struct server *server, int fd)
         r = -errno;
         goto fail;
     }
+    connection->pause = PAUSE_FIRST;
     connection->peer = (struct peer){ credentials.uid, credentials.gid, credentials.pid };
     /* A listening socket may have it on: credentials in the control data are not asked for. */
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));

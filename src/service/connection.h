@@ -20,14 +20,18 @@ struct connection {
     struct event *readable, *writable, *again;
     bool finished; /* the client sends no more */
     bool failed;   /* to be closed when the callback unwinds */
+    bool stalled;  /* its descriptors cannot be sent now, nor does anything tell when */
+    bool deferred; /* the open call is not served yet: too many descriptors were not read */
+    int n_unread;  /* answers with a descriptor since all had been read */
+    int64_t pause; /* microseconds until it is looked again whether they were read */
     /* The open call, if call.root is set. */
     struct varlink_call call;
     struct fdset fds; /* that came with it: a handler steals what it keeps */
     bool fds_lost;
-    struct job *job; /* that it waits for; NULL: none */
-    void (*stream)(
-        struct connection *connection); /* makes the next reply of a list; the last ends the call */
-    char cursor[NAME_SIZE];             /* the stream's last name */
+    struct job *job;                               /* that it waits for; NULL: none */
+    void (*stream)(struct connection *connection); /* goes on with a list; its last reply ends the call */
+    char cursor[NAME_SIZE];                        /* the stream's last name */
+    json_t *reply; /* the stream's next reply, maybe its last; NULL: none yet */
     const char *match, *group;
     struct monitor *monitor; /* the call is a subscription; NULL: it is not */
     LIST_ENTRY(connection) in_server;

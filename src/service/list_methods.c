@@ -29,10 +29,15 @@ static const struct field match_group_fields[] = {
     FIELDS_END,
 };
 
-/* stream() is called for each reply. */
+/* The most names that are looked at for one reply, before others have their turn. */
+#define LOOKS_MAX 32
+
+/* stream() is called until the last reply is made. */
 static int begin(struct connection *connection, const struct list_parameters *p,
     void (*stream)(struct connection *connection))
 {
+    if (!method_match_is_valid(p->match))
+        return method_invalid(connection, "match");
     connection->stream = stream;
     connection->match = p->match;
     connection->group = p->group;
@@ -46,44 +51,64 @@ static bool is_shown(const struct connection *connection, const char *name, cons
            (!connection->match || fnmatch(connection->match, name, 0) == 0);
 }
 
-/* Answers with one object, under key, whose name is the cursor from now on. object: consumed; NULL: there is
- * none. */
-static void put(struct connection *connection, const char *key, json_t *object, const char *name, bool last)
+/*
+ * Answers with one object, under key: it goes out when another follows, or none does. object: consumed; NULL:
+ * none could be made, which closes the connection.
+ */
+static void put(struct connection *connection, const char *key, json_t *object)
 {
-    json_t *parameters = json_pack("{s:o*}", key, object);
+    json_t *reply = connection->reply;
 
-    if (name)
-        strcpy(connection->cursor, name);
-    if (last)
-        connection_reply(connection, parameters);
-    else
-        connection_stream_reply(connection, parameters);
+    connection->reply = json_pack("{s:o}", key, object);
+    if (!connection->reply)
+        connection->failed = true;
+    if (reply)
+        connection_stream_reply(connection, reply);
 }
 
-static struct held *next_held(struct connection *connection, const char *name)
+/*
+ * Goes on until there is a reply, or for so many names. look: takes the name behind the cursor, puts what it
+ * stands for if that is to be shown, and says so; NULL: there is none.
+ */
+static void look_on(
+    struct connection *connection, const char *(*look)(struct connection *connection, bool *ret_shown))
 {
-    struct held *held = model_next_held(connection->server->model, name);
+    bool shown = false;
+    json_t *reply;
 
-    while (held && !is_shown(connection, held->name, &held->owner))
-        held = model_next_held(connection->server->model, held->name);
-    return held;
+    for (int i = 0; i < LOOKS_MAX && !shown; i++) {
+        const char *name = look(connection, &shown);
+
+        if (!name) {
+            reply = connection->reply;
+            connection->reply = NULL;
+            connection_reply(connection, reply ? reply : json_object());
+            return;
+        }
+        strcpy(connection->cursor, name);
+    }
+}
+
+static const char *look_at_eventfd(struct connection *connection, bool *ret_shown)
+{
+    struct held *held = model_next_held(connection->server->model, connection->cursor);
+    json_t *eoi;
+
+    if (!held)
+        return NULL;
+    *ret_shown = is_shown(connection, held->name, &held->owner);
+    if (!*ret_shown)
+        return held->name;
+    put(connection, "eventfd", show_eventfd(&connection->peer, held, true));
+    eoi = show_eoi(&connection->peer, held, true);
+    if (eoi)
+        put(connection, "eventfd", eoi);
+    return held->name;
 }
 
 static void stream_eventfds(struct connection *connection)
 {
-    struct held *held = next_held(connection, connection->cursor);
-    json_t *eoi;
-    bool last;
-
-    if (!held) {
-        put(connection, "eventfd", NULL, NULL, true);
-        return;
-    }
-    last = !next_held(connection, held->name);
-    eoi = show_eoi(&connection->peer, held, true);
-    put(connection, "eventfd", show_eventfd(&connection->peer, held, true), held->name, last && !eoi);
-    if (eoi)
-        put(connection, "eventfd", eoi, NULL, last);
+    look_on(connection, look_at_eventfd);
 }
 
 static int list_eventfds(struct connection *connection, const void *parameters)
@@ -91,39 +116,28 @@ static int list_eventfds(struct connection *connection, const void *parameters)
     return begin(connection, parameters, stream_eventfds);
 }
 
-static struct link *next_link(struct connection *connection, const char *name)
+static const char *look_at_link(
+    struct connection *connection, bool *ret_shown, json_t *(*show)(const struct link *link))
 {
-    struct link *link = model_next_link(connection->server->model, name);
+    struct link *link = model_next_link(connection->server->model, connection->cursor);
 
-    while (link && (!is_shown(connection, link->name, &link->owner) ||
-                       (connection->group && (!link->group || strcmp(connection->group, link->group) != 0))))
-        link = model_next_link(connection->server->model, link->name);
-    return link;
+    if (!link)
+        return NULL;
+    *ret_shown = is_shown(connection, link->name, &link->owner) &&
+                 (!connection->group || (link->group && strcmp(connection->group, link->group) == 0));
+    if (*ret_shown)
+        put(connection, "link", show(link));
+    return link->name;
+}
+
+static const char *look_at_state(struct connection *connection, bool *ret_shown)
+{
+    return look_at_link(connection, ret_shown, show_link);
 }
 
 static void stream_links(struct connection *connection)
 {
-    struct link *link = next_link(connection, connection->cursor);
-
-    if (link)
-        put(connection, "link", show_link(link), link->name, !next_link(connection, link->name));
-    else
-        put(connection, "link", NULL, NULL, true);
-}
-
-static void stream_specs(struct connection *connection)
-{
-    struct link *link = next_link(connection, connection->cursor);
-
-    if (link)
-        put(connection, "link", show_spec(link), link->name, !next_link(connection, link->name));
-    else
-        put(connection, "link", NULL, NULL, true);
-}
-
-static int export(struct connection *connection, const void *parameters)
-{
-    return begin(connection, parameters, stream_specs);
+    look_on(connection, look_at_state);
 }
 
 static int list_links(struct connection *connection, const void *parameters)
@@ -131,23 +145,36 @@ static int list_links(struct connection *connection, const void *parameters)
     return begin(connection, parameters, stream_links);
 }
 
-static struct agent *next_agent(struct connection *connection, const char *name)
+static const char *look_at_spec(struct connection *connection, bool *ret_shown)
 {
-    struct agent *agent = model_next_agent(connection->server->model, name);
+    return look_at_link(connection, ret_shown, show_spec);
+}
 
-    while (agent && !is_shown(connection, agent->name, &agent->owner))
-        agent = model_next_agent(connection->server->model, agent->name);
-    return agent;
+static void stream_specs(struct connection *connection)
+{
+    look_on(connection, look_at_spec);
+}
+
+static int export(struct connection *connection, const void *parameters)
+{
+    return begin(connection, parameters, stream_specs);
+}
+
+static const char *look_at_agent(struct connection *connection, bool *ret_shown)
+{
+    struct agent *agent = model_next_agent(connection->server->model, connection->cursor);
+
+    if (!agent)
+        return NULL;
+    *ret_shown = is_shown(connection, agent->name, &agent->owner);
+    if (*ret_shown)
+        put(connection, "agent", show_agent(agent));
+    return agent->name;
 }
 
 static void stream_agents(struct connection *connection)
 {
-    struct agent *agent = next_agent(connection, connection->cursor);
-
-    if (agent)
-        put(connection, "agent", show_agent(agent), agent->name, !next_agent(connection, agent->name));
-    else
-        put(connection, "agent", NULL, NULL, true);
+    look_on(connection, look_at_agent);
 }
 
 static int list_agents(struct connection *connection, const void *parameters)

@@ -153,6 +153,11 @@ const struct field method_name_fields[] = {
     FIELDS_END,
 };
 
+bool method_match_is_valid(const char *match)
+{
+    return !match || strlen(match) <= METHOD_MATCH_MAX;
+}
+
 int method_life(struct connection *connection, const struct life_parameters *parameters, bool of_link,
     struct life_request *ret_life)
 {

@@ -25,6 +25,10 @@ extern const struct method list_methods[];
 extern const struct method monitor_methods[];
 extern const struct method service_methods[]; /* org.varlink.service */
 
+/* Whether a glob (NULL: none) is short enough to be tried on each name. */
+#define METHOD_MATCH_MAX 256
+bool method_match_is_valid(const char *match);
+
 /* The longest reason that a caller may give, in bytes. */
 #define METHOD_REASON_MAX 256
 

@@ -90,10 +90,13 @@ static void want(struct monitor *monitor, const char *type)
 static int subscribe(struct connection *connection, const void *parameters)
 {
     const struct monitor_parameters *p = parameters;
-    struct monitor *monitor = calloc(1, sizeof(*monitor));
+    struct monitor *monitor;
     json_t *type;
     size_t i;
 
+    if (!method_match_is_valid(p->match))
+        return method_invalid(connection, "match");
+    monitor = calloc(1, sizeof(*monitor));
     if (!monitor)
         return -ENOMEM;
     monitor->connection = connection;
