@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -79,8 +80,8 @@ static int vmm_attach(struct vmm *vmm, const char *socket_path)
 
 /*
  * One doorbell to one interrupt, plugged at both ends when this returns. The eventfd is the broker's: this
- * process neither makes one nor keeps one. Links that are to survive the VMM's own restart are
- * EVLINK_PERSISTENT.
+ * process neither makes one nor keeps one. It ends with this process's agent; links that are to survive the
+ * VMM's own restart are EVLINK_PERSISTENT.
  */
 static int vmm_link(struct vmm *vmm, const char *doorbell, const char *interrupt)
 {
@@ -89,7 +90,7 @@ static int vmm_link(struct vmm *vmm, const char *doorbell, const char *interrupt
     struct evlink_link_spec spec = {
         .producers = producers,
         .consumers = consumers,
-        .lifetime = EVLINK_CONNECTION,
+        .lifetime = EVLINK_AGENT,
         .no_wait = true,
     };
     int r;
@@ -570,9 +571,71 @@ static bool show_held(struct evlink_client *client, const char *name)
         "Signalled before our copy was closed; the claimed one has the whole count.");
 }
 
+/* ---- e. evlinkd is killed meanwhile -------------------------------------------------------------------- */
+
+/* The first child of a process; 0: it has none just now. */
+static pid_t child_of(pid_t pid)
+{
+    char path[64];
+    int child = 0;
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    file = fopen(path, "re");
+    if (!file)
+        return 0;
+    if (fscanf(file, "%d", &child) != 1)
+        child = 0;
+    fclose(file);
+    return child;
+}
+
+/* Kills the supervisor's evlinkd, and waits until another one answers. Our connection ended with the old one.
+ */
+static bool kill_broker(pid_t supervisor, struct evlink_client *client, struct evlink_status *ret_status)
+{
+    pid_t broker = child_of(supervisor);
+    int r = -ESRCH;
+
+    if (broker == 0 || kill(broker, SIGKILL) < 0)
+        return false;
+    while (child_of(supervisor) == broker)
+        sleep_ms(1);
+    r = evlink_client_reconnect(client);
+    if (r == 0)
+        r = evlink_status(client, ret_status);
+    if (r != 0)
+        complain(client, "evlinkd is not back", r);
+    return r == 0;
+}
+
+/* The link of show_linked(), with evlinkd killed after every tenth ring. */
+static bool show_killed(struct vmm *vmm, pid_t supervisor)
+{
+    struct tally tally = { 0 };
+    struct evlink_status status = { 0 };
+    char meaning[256];
+    uint64_t before = guest_interrupts(vmm->guest, 5);
+    int kills = 0, exited;
+
+    for (; tally.rung < RINGS; tally.rung++) {
+        if (tally.rung % 10 == 5 && kill_broker(supervisor, vmm->client, &status))
+            kills++;
+        exited = guest_ring_pio(vmm->guest, 0x510, 1, 1, 1);
+        tally.exited += exited;
+        if (exited < 0 || guest_wait(vmm->guest, 5, before + (uint64_t)tally.rung + 1, SILENCE_MS * 10) == 0)
+            break;
+    }
+    tally.arrived = (int)(guest_interrupts(vmm->guest, 5) - before);
+    snprintf(meaning, sizeof(meaning),
+        "SIGKILL %d times while the guest rang; the last time %" PRIu64 " links came back in %.1f ms.", kills,
+        status.restored_links, (double)status.restored_in / 1000);
+    return print_line("evlinkd, killed again and again", tally, RINGS, kills == RINGS / 10, meaning);
+}
+
 /* ---- The demo ------------------------------------------------------------------------------------------ */
 
-static bool show_guests(const char *socket_path)
+static bool show_guests(const char *socket_path, pid_t supervisor)
 {
     char name[32], other_name[32];
     struct other other = { .sock = -1 };
@@ -592,6 +655,8 @@ static bool show_guests(const char *socket_path)
     if (vmm_start(&vmm, name, socket_path) == 0) {
         ok &= show_linked(&vmm);
         ok &= show_two(&vmm, &other, other_name, socket_path);
+        if (supervisor > 0)
+            ok &= show_killed(&vmm, supervisor);
     } else {
         ok = false;
     }
@@ -605,12 +670,14 @@ static bool show_guests(const char *socket_path)
 
 static void usage(FILE *file)
 {
-    fputs("Usage: evlink-demo [--socket PATH]\n"
-          "Shows what evlinkd does for a VMM, with real guests where there is a /dev/kvm.\n"
-          "\n"
-          "  --socket PATH   where evlinkd listens; else $EVLINK_SOCKET, else " EVLINK_DEFAULT_SOCKET "\n"
-          "  --help          this text\n"
-          "  --version       the version of libevlink\n",
+    fputs(
+        "Usage: evlink-demo [--socket PATH]\n"
+        "Shows what evlinkd does for a VMM, with real guests where there is a /dev/kvm.\n"
+        "\n"
+        "  --socket PATH      where evlinkd listens; else $EVLINK_SOCKET, else " EVLINK_DEFAULT_SOCKET "\n"
+        "  --supervisor PID   of evlinkd --supervise: show what becomes of links when its evlinkd is killed\n"
+        "  --help             this text\n"
+        "  --version          the version of libevlink\n",
         file);
 }
 
@@ -618,10 +685,12 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {
         { "socket", required_argument, NULL, 's' },
+        { "supervisor", required_argument, NULL, 'p' },
         { "help", no_argument, NULL, 'h' },
         { "version", no_argument, NULL, 'v' },
         { 0 },
     };
+    pid_t supervisor = 0;
     const char *socket_path = getenv("EVLINK_SOCKET");
     struct evlink_client *client = NULL;
     char held_name[32];
@@ -632,6 +701,9 @@ int main(int argc, char **argv)
         switch (option) {
         case 's':
             socket_path = optarg;
+            break;
+        case 'p':
+            supervisor = (pid_t)strtol(optarg, NULL, 10);
             break;
         case 'h':
             usage(stdout);
@@ -659,12 +731,14 @@ int main(int argc, char **argv)
     if (access("/dev/kvm", R_OK | W_OK) == 0) {
         print_header();
         fflush(stdout);
-        ok = show_guests(socket_path);
+        ok = show_guests(socket_path, supervisor);
     } else {
         printf("No guests: /dev/kvm: %s.\n\n", strerror(errno));
         print_header();
     }
     snprintf(held_name, sizeof(held_name), "demo-%d", (int)getpid());
+    if (supervisor > 0)
+        (void)evlink_client_reconnect(client);
     ok &= show_held(client, held_name);
     evlink_client_free(client);
     printf("\n%s\n", ok ? "All as expected." : "NOT as expected.");

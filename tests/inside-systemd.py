@@ -6,6 +6,7 @@ root, and nowhere else: it kills, stops and replaces the evlinkd of the machine 
 Each test begins with a service that was stopped and started, and so holds nothing, and ends with one that was not
 restarted more often than the test wanted."""
 import contextlib
+import importlib
 import json
 import os
 import pwd
@@ -22,6 +23,8 @@ import unittest
 
 import blackbox
 import evlink
+
+storm = importlib.import_module("test-blackbox-storm")
 
 UNIT = "evlinkd.service"
 SOCKET = "evlinkd.socket"
@@ -537,6 +540,49 @@ class Durable(Case):
             self.assertEqual(status["restoredEventfds"], 4000)
             self.assertLess(took, 2)
             self.assert_restored()
+
+
+class Service:
+    """The service, as test-blackbox-storm.py wants its broker."""
+
+    path = PATH
+
+    def __init__(self, *_, **__):
+        self.began = time.time()
+        self.deaths = []
+        self.pid = main_pid()
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.pid, number)
+        self.deaths.append(number)
+        until(lambda: main_pid() not in (0, self.pid), "a restart")
+        self.pid = main_pid()
+
+    @property
+    def stored(self):
+        return [None] * int(show("NFileDescriptorStore"))
+
+    def connect(self):
+        return evlink.Connection(PATH, PATIENCE)
+
+    def said(self):
+        return run("journalctl", "-u", UNIT, f"--since=@{self.began:.6f}")
+
+    def stop(self):
+        systemctl("stop", UNIT)
+
+
+class Storm(storm.Storm):
+    """The storm of test-blackbox-storm.py, with the installed units."""
+
+    test_supervised = None
+
+    @blackbox.needs_kvm
+    def test_storm(self):
+        systemctl("stop", UNIT)
+        systemctl("start", UNIT)
+        self.keep(Service)
+        self.storm(60)
 
 
 if __name__ == "__main__":

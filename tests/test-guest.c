@@ -446,6 +446,40 @@ static void test_many(void **state)
     vmm_close(fixture, &vmm, "vm");
 }
 
+/* The broker is gone for good: what nobody else has goes silent, what its agent keeps does not [evlinkd(8)].
+ */
+static void test_gone_for_good(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm forgets, keeps;
+
+    if (!have_kvm())
+        skip();
+    vmm_open(fixture, &forgets, "forgets", 0);
+    vmm_open(fixture, &keeps, "keeps", EVLINK_AGENT_KEEP);
+    assert_int_equal(link_up(fixture, "l", "kvm/forgets/pio/0x510/4", "kvm/forgets/gsi/5"), 0);
+    assert_int_equal(link_up(fixture, "k", "kvm/keeps/pio/0x510/4", "kvm/keeps/gsi/5"), 0);
+    assert_int_equal(ring(forgets.guest, forgets.guest, 5, 10), 10);
+    assert_int_equal(ring(keeps.guest, keeps.guest, 5, 10), 10);
+    broker_stop(&fixture->broker);
+    wait_for_teardown(forgets.guest);
+    wait_for_teardown(keeps.guest);
+    /* The doorbell is taken as ever, and nothing comes of it. */
+    assert_int_equal(guest_ring_pio(forgets.guest, DOORBELL, 4, 1, 100), 0);
+    wait_for_teardown(forgets.guest);
+    assert_int_equal(guest_interrupts(forgets.guest, 5), 10);
+    assert_int_equal(ring(keeps.guest, keeps.guest, 5, 100), 100);
+    assert_true(evlink_client_reconnect(fixture->client) < 0);
+    evlink_agent_free(forgets.agent);
+    guest_free(forgets.guest);
+    evlink_agent_free(keeps.agent);
+    guest_free(keeps.guest);
+    /* The next one knows nothing of all that. */
+    broker_start(&fixture->broker, NULL);
+    evlink_client_free(fixture->client);
+    assert_int_equal(evlink_client_open(fixture->broker.path, &fixture->client), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -457,6 +491,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_masking, setup, teardown),
         cmocka_unit_test_setup_teardown(test_killed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_gone_for_good, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
