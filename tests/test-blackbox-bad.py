@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Bad input: each has an error of its own from the contract, and leaves everything as it was. Who may not, and
 which of two errors is told."""
+import contextlib
 import ctypes
 import os
 import select
 import socket
+import struct
+import time
 
 import blackbox
 import evlink
@@ -759,6 +762,101 @@ class Permissions(blackbox.Case):
         ours, _ = self.pair()
         parameters = {"name": "x", "subsystems": [{"kind": "kvm", "name": "v"}], "fileDescriptorIndex": 0}
         self.refused("BadDescriptor", {}, "Attach", parameters, [ours.fileno()], connection=nobody)
+
+
+class Lingering(blackbox.Case):
+    """A descriptor whose close() blocks for as long as its sender likes holds up nobody."""
+
+    LINGER = 4
+
+    def lingering(self):
+        """A TCP socket that is full, and lingers."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+        self.addCleanup(other.close)
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.send(bytes(65536))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, self.LINGER))
+        return one
+
+    def assert_lively(self):
+        for _ in range(20):
+            begin = time.monotonic()
+            self.client.call("Status")
+            self.assertLess(time.monotonic() - begin, 0.5)
+            time.sleep(0.02)
+
+    def tearDown(self):
+        try:
+            evlink.until(lambda: len(self.broker.fds()) <= len(self.fds_before) + 1)
+        except TimeoutError:
+            self.fail(f"open still: {self.broker.fds()}, before: {self.fds_before}")
+
+    def test_as_an_eventfd(self):
+        victim = self.lingering()
+        self.client.start("Hold", {"name": "e", "fileDescriptorIndex": 0}, [victim.fileno()])
+        victim.close()
+        with self.assertRaises(evlink.Error):
+            self.client.finish()
+        self.assert_lively()
+
+    def test_many(self):
+        """More than one child is stuck."""
+        for i in range(6):
+            victim = self.lingering()
+            self.client.start("Hold", {"name": f"e{i}", "fileDescriptorIndex": 0}, [victim.fileno()])
+            victim.close()
+            with self.assertRaises(evlink.Error):
+                self.client.finish()
+        self.assert_lively()
+
+    def test_half_a_frame(self):
+        other = self.connect()
+        victim = self.lingering()
+        other.send(b'{"method":', [victim.fileno()])
+        victim.close()
+        time.sleep(0.05)
+        other.close()
+        self.assert_lively()
+
+    def test_in_a_queue(self):
+        """In a connection whose next call waits: it is closed with the descriptor unread in it."""
+        agent = self.attach("a", {"v": None})
+        agent.gate.clear()
+        other = self.connect()
+        other.start("Connect", {"producers": ["kvm/v/pio/1"], "consumers": ["kvm/v/gsi/5"]})
+        agent.wait_for(1)
+        victim = self.lingering()
+        other.send(evlink.encode("Status"), [victim.fileno()])
+        victim.close()
+        other.close()
+        time.sleep(0.05)
+        agent.gate.set()
+        self.assert_lively()
+        for name in self.client.list("Links"):
+            self.client.call("Disconnect", {"name": name})
+        self.client.call("Detach", {"name": "a"})
+
+    def test_in_an_agents_queue(self):
+        ours, theirs = self.pair()
+        self.client.call(
+            "Attach",
+            {"name": "a", "subsystems": [{"kind": "kvm", "name": "v"}], "fileDescriptorIndex": 0},
+            [theirs.fileno()],
+        )
+        theirs.close()
+        victim = self.lingering()
+        # Half a frame, so that the broker has it; and another that it may not have read.
+        evlink.Frames(ours, 5).send(b"{", [victim.fileno()])
+        evlink.Frames(ours, 5).send(b"}", [victim.fileno()])
+        victim.close()
+        ours.close()
+        self.assert_lively()
+        self.assertEqual(self.client.list("Agents"), {})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
  * Descriptors and owned sets of them: see fd.h. This is the one place that closes what came from elsewhere.
  */
 #include "base/fd.h"
+#include "base/discard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -95,7 +96,10 @@ struct fdset fdset_take(struct fdset *set)
 void fdset_clear(struct fdset *set)
 {
     for (size_t i = 0; i < set->n; i++)
-        fd_close(set->fds[i]);
+        if (set->foreign)
+            fd_discard(set->fds[i]);
+        else
+            fd_close(set->fds[i]);
     free(set->fds);
     *set = FDSET_EMPTY;
 }

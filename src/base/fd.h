@@ -6,6 +6,7 @@
 #ifndef BASE_FD_H
 #define BASE_FD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Closes fd unless it is -1; errno is kept. Returns -1. */
@@ -37,9 +38,10 @@ void fd_fill_standard(void);
 struct fdset {
     int *fds;
     size_t n;
+    bool foreign; /* strangers sent them: see discard.h */
 };
 
-#define FDSET_EMPTY ((struct fdset){ .fds = NULL, .n = 0 })
+#define FDSET_EMPTY ((struct fdset){ .fds = NULL, .n = 0, .foreign = false })
 
 /* Takes n descriptors over: consumed, also on failure (-ENOMEM). The set must be empty. */
 int fdset_adopt(struct fdset *set, const int *fds, size_t n);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The methods on agents. */
 #include "base/cleanup.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "service/method.h"
 #include "service/session.h"
@@ -153,7 +154,8 @@ static int attach(struct connection *connection, const void *parameters)
     struct model *model = connection->server->model;
     size_t n = json_array_size(p->subsystems);
     CLEANUP(freep) struct subsystem_name *subsystems = NULL;
-    CLEANUP(fd_closep) int ours = -1, theirs = -1, pidfd = -1;
+    CLEANUP(fd_discardp) int ours = -1, pidfd = -1;
+    CLEANUP(fd_closep) int theirs = -1;
     struct session *session;
     struct fault fault;
     struct agent *agent;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A client's connection: see connection.h. */
 #include "service/connection.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "service/method.h"
@@ -333,6 +334,18 @@ fail:
     return r;
 }
 
+/* What is unread in it may be anything: nothing comes in any more when that is looked at. */
+static void close_socket(int fd)
+{
+    int unread = 0;
+
+    (void)shutdown(fd, SHUT_RD);
+    if (ioctl(fd, SIOCINQ, &unread) < 0 || unread > 0)
+        fd_discard(fd);
+    else
+        fd_close(fd);
+}
+
 struct connection *connection_free(struct connection *connection)
 {
     struct server *server = connection->server;
@@ -348,7 +361,7 @@ struct connection *connection_free(struct connection *connection)
     end_call(connection);
     frame_in_clear(&connection->in);
     frame_out_clear(&connection->out);
-    fd_close(connection->fd);
+    close_socket(connection->fd);
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);

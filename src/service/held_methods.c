@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The methods on held eventfds, and Status. */
 #include "base/cleanup.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "service/method.h"
 #include "service/show.h"
@@ -30,7 +31,7 @@ static int hold(struct connection *connection, const void *parameters)
 {
     const struct hold_parameters *p = parameters;
     struct model *model = connection->server->model;
-    CLEANUP(fd_closep) int fd = -1;
+    CLEANUP(fd_discardp) int fd = -1;
     struct life_request life;
     struct eventfd_info info;
     struct fault fault;
@@ -121,7 +122,7 @@ static int hold_many(struct connection *connection, const void *parameters)
 
 close:
     for (size_t i = 0; i < n; i++)
-        fd_close(fds[i]);
+        fd_discard(fds[i]);
     return r < 0 ? r : 0;
 }
 

@@ -3,6 +3,7 @@
 #include "service/server.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "model/record.h"
@@ -393,6 +394,8 @@ int server_new(const struct server_options *options, struct server **ret_server)
     raise_limit();
     (void)signal(SIGPIPE, SIG_IGN);
     r = passed_new(&passed);
+    if (r >= 0)
+        r = discard_start();
     if (r >= 0)
         r = start(server, passed, options);
     passed_free(passed);

@@ -3,6 +3,7 @@
 #include "service/session.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "service/vault.h"
@@ -46,7 +47,8 @@ static void close_kept(struct session *session, int *fd, struct item **item)
         *fd = -1;
     }
     *item = NULL;
-    *fd = fd_close(*fd);
+    /* Its queue may have anything in it. */
+    fd_discardp(fd);
 }
 
 void session_close(struct session *session)
@@ -449,7 +451,7 @@ static int make(struct server *server, int fd, int pidfd, struct session **ret_s
     struct session *session = calloc(1, sizeof(*session));
 
     if (!session) {
-        fd_close(fd);
+        fd_discard(fd);
         fd_close(pidfd);
         return -ENOMEM;
     }

@@ -3,6 +3,7 @@
 #include "service/shelf.h"
 #include "base/clock.h"
 #include "base/crash.h"
+#include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "wire/frame.h"
@@ -40,6 +41,7 @@
 
 struct item {
     uint64_t number;
+    bool risky;              /* whoever closes its descriptor may have to wait */
     int fd;                  /* borrowed; the shelf's, once it is dropped */
     struct message *message; /* its latest copy */
     SLIST_ENTRY(item) in_dropped;
@@ -144,12 +146,15 @@ static void pop(struct shelf *shelf, struct queue *queue)
 {
     struct message *message = TAILQ_FIRST(&queue->messages);
     char byte;
-    ssize_t n;
+    ssize_t n = 0;
 
     crash_point("shelf: before a message is taken out");
-    do
-        n = recv(queue->out, &byte, 1, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
+    if (queue == &shelf->queues[AGENTS])
+        fd_discard_message(queue->out);
+    else
+        do
+            n = recv(queue->out, &byte, 1, MSG_DONTWAIT);
+        while (n < 0 && errno == EINTR);
     if (n < 0)
         log_error("the vault's queue %s has lost a message: %s", queue->name, strerror(errno));
     TAILQ_REMOVE(&queue->messages, message, in_queue);
@@ -293,6 +298,14 @@ static int move(struct shelf *shelf, struct queue *queue, size_t n)
 /* ---- In and out ------------------------------------------------------------------------------------------
  */
 
+static void item_close(const struct item *item)
+{
+    if (item->risky)
+        fd_discard(item->fd);
+    else
+        fd_close(item->fd);
+}
+
 uint64_t item_number(const struct item *item)
 {
     return item->number;
@@ -339,7 +352,7 @@ int shelf_put(struct shelf *shelf, enum shelf_class class, const int *fds, size_
         items[i] = malloc(sizeof(struct item));
         if (!items[i])
             goto fail;
-        *items[i] = (struct item){ .number = shelf->next++, .fd = fds[i] };
+        *items[i] = (struct item){ .number = shelf->next++, .risky = class == SHELF_AGENTS, .fd = fds[i] };
     }
     r = put(shelf, class, items, n);
     if (r == -ETOOMANYREFS || r == -ENOBUFS) {
@@ -394,7 +407,7 @@ int64_t shelf_settle(struct shelf *shelf)
     while ((item = SLIST_FIRST(&shelf->dropped))) {
         SLIST_REMOVE_HEAD(&shelf->dropped, in_dropped);
         take_out(item);
-        fd_close(item->fd);
+        item_close(item);
         free(item);
     }
     for (size_t i = 0; i < shelf->n_queues; i++)
@@ -452,10 +465,15 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
         if (message && found && !recovery->items[k] && i < n_fds)
             item = malloc(sizeof(*item));
         if (!item) {
-            fd_close(i < n_fds ? fds[i] : -1);
+            fd_discard(i < n_fds ? fds[i] : -1);
             continue;
         }
-        *item = (struct item){ .number = numbers[i], .fd = fds[i], .message = message };
+        *item = (struct item){
+            .number = numbers[i],
+            .risky = queue == &shelf->queues[AGENTS],
+            .fd = fds[i],
+            .message = message,
+        };
         message->items[i] = item;
         message->live++;
         recovery->items[k] = item;
@@ -621,7 +639,7 @@ struct shelf *shelf_free(struct shelf *shelf)
     while ((item = SLIST_FIRST(&shelf->dropped))) {
         SLIST_REMOVE_HEAD(&shelf->dropped, in_dropped);
         take_out(item);
-        fd_close(item->fd);
+        item_close(item);
         free(item);
     }
     for (size_t i = 0; i < shelf->n_queues; i++) {

@@ -36,6 +36,7 @@ static int adopt(struct msghdr *message, struct fdset *set)
 {
     int fds[FRAME_MAX_FDS];
     size_t n = 0;
+    int r;
 
     for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
         size_t length = c->cmsg_len - CMSG_LEN(0);
@@ -52,7 +53,9 @@ static int adopt(struct msghdr *message, struct fdset *set)
         memcpy(fds + n, CMSG_DATA(c), length);
         n += length / sizeof(int);
     }
-    return fdset_adopt(set, fds, n);
+    r = fdset_adopt(set, fds, n);
+    set->foreign = true;
+    return r;
 }
 
 int socket_receive(int fd, struct frame_in *in)
