@@ -14,13 +14,12 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* How long a child waits for more, in milliseconds. While one lives, each system call of ours is a little
  * slower. */
 #define IDLE_MS 100
-
-#define STACK_SIZE 16384
 
 struct request {
     int fd;
@@ -53,9 +52,8 @@ static void serve(const struct request *request)
 }
 
 /* One child. It has a copy of our memory, and our descriptors themselves. */
-static int run(void *userdata)
+static _Noreturn void run(struct child *child)
 {
-    struct child *child = userdata;
     struct pollfd poll_fd = { .fd = state.out, .events = POLLIN };
     struct request request;
 
@@ -93,7 +91,6 @@ static bool is_alive(struct child *child)
  * none. */
 static int ensure_children(void)
 {
-    static char stacks[DISCARDERS][STACK_SIZE] __attribute__((aligned(16)));
     unsigned wanted = state.sent - atomic_load(&state.shared->done), alive = 0;
     int r = 0;
 
@@ -105,7 +102,10 @@ static int ensure_children(void)
 
         if (atomic_load(&child->pid) > 0)
             continue;
-        pid = clone(run, stacks[i] + STACK_SIZE, CLONE_FILES | SIGCHLD, child);
+        /* As fork(2), but for the table. */
+        pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+        if (pid == 0)
+            run(child);
         if (pid < 0) {
             r = -errno;
             break;

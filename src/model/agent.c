@@ -308,9 +308,11 @@ void model_agent_late(struct agent *agent)
  * --------------------------------------------------------------------------------------- */
 
 /* Whether this one may take over from that one. */
-static bool may_take_over(const struct site *site, const struct peer *peer)
+static bool may_take_over(const struct model *model, const struct site *site, const struct peer *peer)
 {
-    return !site->successor && !site->agent->leaving && site->agent->owner.uid == peer->uid;
+    /* What comes back from records was attached before the other one left. */
+    return !site->successor && (!site->agent->leaving || model->restoring) &&
+           site->agent->owner.uid == peer->uid;
 }
 
 int model_may_attach(struct model *model, const struct peer *peer, const char *name,
@@ -333,7 +335,7 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
     for (size_t i = 0; i < n; i++) {
         const struct site *site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
 
-        if (site && site->agent && !(takeover && may_take_over(site, peer)))
+        if (site && site->agent && !(takeover && may_take_over(model, site, peer)))
             return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name, site->agent->name,
                 subsystem_name(subsystems[i].subsystem), 0);
     }
@@ -574,6 +576,14 @@ const struct offer *model_next_offer(const struct agent *agent, const struct off
     return offer;
 }
 
+/* Has agents_go() look at it. */
+void agent_going(struct agent *agent)
+{
+    if (!agent->going)
+        LIST_INSERT_HEAD(&agent->model->going, agent, in_going);
+    agent->going = true;
+}
+
 /* A call that waits until nothing is plugged that the agent has let go. */
 static int wait_for_agent(struct agent *agent, job_done done, void *userdata, struct job **ret_job)
 {
@@ -581,8 +591,7 @@ static int wait_for_agent(struct agent *agent, job_done done, void *userdata, st
 
     if (!job)
         return -ENOMEM;
-    if (TAILQ_EMPTY(&agent->jobs))
-        LIST_INSERT_HEAD(&agent->model->going, agent, in_going);
+    agent_going(agent);
     TAILQ_INSERT_TAIL(&agent->jobs, job, in_agent);
     *ret_job = job;
     return 0;
@@ -666,8 +675,7 @@ static void lose(struct agent *agent, const char *reason)
     saved_due(model, &agent->saved);
     agent->lost = true;
     agent->late = false;
-    if (TAILQ_EMPTY(&agent->jobs))
-        LIST_INSERT_HEAD(&model->going, agent, in_going);
+    agent_going(agent);
     RB_REMOVE(agent_tree, &model->agents, agent);
     model->counts.agents--;
     for (size_t i = 0; i < agent->n_subsystems; i++) {
@@ -773,6 +781,7 @@ void agents_go(struct model *model)
             lose(agent, "detached");
         if (!agent->lost) {
             LIST_REMOVE(agent, in_going);
+            agent->going = false;
             while ((job = TAILQ_FIRST(&agent->jobs))) {
                 TAILQ_REMOVE(&agent->jobs, job, in_agent);
                 job_finish(model, job);

@@ -287,11 +287,16 @@ static const char *told_name(const struct peer *peer, const struct link *link)
     return link->acknowledged && link->named && policy_allows(peer, &link->owner) ? link->name : NULL;
 }
 
+/* What a link's labels may take. */
+#define LABELS_MAX 8192
+
 /* The most ends of one link: a step of it looks at each end for each. */
 #define ENDS_MAX 1024
 
 static int check_name(struct model *model, const struct link_request *request, struct fault *fault)
 {
+    size_t labels = 0;
+
     if (request->name && !name_is_valid(request->name))
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
     if (request->group && !name_is_valid(request->group))
@@ -301,6 +306,10 @@ static int check_name(struct model *model, const struct link_request *request, s
             fault, FAULT_INVALID, NULL, NULL, request->n_producers ? "consumers" : "producers", 0);
     if (request->name && link_find(model, request->name))
         return fault_set(fault, FAULT_NAME_TAKEN, request->name, NULL, NULL, 0);
+    for (size_t i = 0; i < 2 * request->n_labels; i++)
+        labels += strlen(request->labels[i]);
+    if (labels > LABELS_MAX)
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "bytes of labels in one link", LABELS_MAX);
     if (request->n_producers + request->n_consumers > ENDS_MAX)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "ends in one link", ENDS_MAX);
     return 0;

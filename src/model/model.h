@@ -237,6 +237,7 @@ struct agent {
     LIST_HEAD(, end) ends; /* every end whose agent this is */
     RB_ENTRY(agent) by_name;
     LIST_ENTRY(agent) in_going;
+    bool going; /* it is in that list */
     size_t n_subsystems;
     struct subsystem_name subsystems[];
 };

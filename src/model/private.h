@@ -24,6 +24,7 @@ RB_PROTOTYPE(end_tree, end, by_endpoint, end_compare)
 
 struct model {
     bool restoring;       /* nothing is settled yet */
+    bool stopping;        /* see model_stop() */
     size_t n_recovering;  /* links */
     uint64_t next_number; /* of the next object on record */
     TAILQ_HEAD(, saved) due;
@@ -151,6 +152,7 @@ void job_finish(struct model *model, struct job *job);
 /* agent.c */
 int agent_new(struct model *model, const struct peer *peer, const char *name,
     const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent);
+void agent_going(struct agent *agent);
 void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint);
 struct agent *end_owner(const struct end *end);
 void agent_queue(struct end *end, enum op op);

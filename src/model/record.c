@@ -455,6 +455,7 @@ static int read_subsystems(
     return 0;
 }
 
+/* agent: NULL: only to see whether they can be read. */
 static int read_offers(struct agent *agent, const unsigned char *bytes, size_t length)
 {
     struct unpacker unpacker = { bytes, bytes + length };
@@ -472,7 +473,8 @@ static int read_offers(struct agent *agent, const unsigned char *bytes, size_t l
             return r;
         if (endpoint_parse(text, &endpoint, &reason) < 0)
             return -EBADMSG;
-        agent_restore_offer(agent, &endpoint);
+        if (agent)
+            agent_restore_offer(agent, &endpoint);
     }
     return r;
 }
@@ -500,6 +502,8 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
 
     r = read_common(bytes, length, &common);
     if (r == 0)
+        r = read_offers(NULL, bytes, length);
+    if (r == 0)
         r = read_subsystems(bytes, length, &subsystems, &n);
     if (r < 0)
         return r;
@@ -521,7 +525,7 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
     agent->leaving = common.numbers[TAG_LEAVING];
     agent->watched = common.numbers[TAG_WATCHED];
     if (agent->lost || agent->leaving)
-        LIST_INSERT_HEAD(&model->going, agent, in_going);
+        agent_going(agent);
     r = read_offers(agent, bytes, length);
     if (r == 0)
         r = add_agent(&restore->agents, &restore->n_agents, agent);
@@ -736,10 +740,21 @@ static int restore_link(
         model->counts.links++;
         restore->links++;
     }
-    if (link->named && link->relayed)
+    /* One that is to be undone was never there. */
+    if (link->named && link->relayed && link->acknowledged)
         model->hooks->relay(model->userdata, link, false);
     link_touch(model, link);
     return 0;
+}
+
+/* Whether something about the link was under way. */
+static bool is_begun(const struct link *link)
+{
+    bool begun = link->goal == GOAL_DOWN;
+
+    for (size_t i = 0; i < link->n_ends; i++)
+        begun |= link->ends[i]->retiring || (link->ends[i]->dirty && link->ends[i]->state != END_PLUGGED);
+    return begun;
 }
 
 /* ---- All of it
@@ -766,6 +781,12 @@ int model_restore_record(struct restore *restore, enum saved_kind kind, uint64_t
     return -EBADMSG;
 }
 
+void model_stop(struct model *model)
+{
+    if (model)
+        model->stopping = true;
+}
+
 bool model_is_recovering(const struct model *model)
 {
     return model->n_recovering > 0;
@@ -784,10 +805,15 @@ void model_restore_count(struct restore *restore, uint64_t number, uint64_t plac
         eventfd_unref(eventfd);
         return;
     }
-    RB_FOREACH (link, link_tree, &model->links)
-        if (link->saved.number == number && place < link->n_ends &&
-            __builtin_add_overflow(link->ends[place]->debt, count, &link->ends[place]->debt))
-            link->ends[place]->debt = EVENTFD_MAX;
+    RB_FOREACH (link, link_tree, &model->links) {
+        struct end *end = link->saved.number == number && place < link->n_ends ? link->ends[place] : NULL;
+
+        /* What nothing can be plugged with is nobody's debt. */
+        if (end && !end->dirty && end->eventfd)
+            (void)evaio_add(model->aio, end->eventfd->fd, count);
+        else if (end && __builtin_add_overflow(end->debt, count, &end->debt))
+            end->debt = EVENTFD_MAX;
+    }
 }
 
 void model_restored(struct restore *restore)
@@ -811,7 +837,7 @@ void model_restored(struct restore *restore)
         link_touch(model, link);
     model_settle(model);
     RB_FOREACH (link, link_tree, &model->links) {
-        link->recovering = link->busy;
-        model->n_recovering += link->busy;
+        link->recovering = link->busy && is_begun(link);
+        model->n_recovering += link->recovering;
     }
 }

@@ -62,6 +62,10 @@ int model_restore_record(struct restore *restore, enum saved_kind kind, uint64_t
 #define RESTORE_BACK UINT64_MAX
 void model_restore_count(struct restore *restore, uint64_t number, uint64_t place, uint64_t count);
 
+/* What happens from here on happens to this process only: what is owed to counters stays on record. NULL:
+ * nothing. */
+void model_stop(struct model *model);
+
 /* Whether something that was under way when the process before died is not finished or undone yet. */
 bool model_is_recovering(const struct model *model);
 

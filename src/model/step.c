@@ -666,6 +666,6 @@ void end_repay(struct model *model, struct end *end, uint64_t most)
     const struct evaio_signal signal = { end->eventfd ? end->eventfd->fd : -1, count };
 
     end->debt = 0;
-    if (count > 0)
+    if (count > 0 && !model->stopping)
         evaio_signal(model->aio, &signal, 1);
 }

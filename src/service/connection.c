@@ -193,7 +193,7 @@ static void watch(struct connection *connection)
     /* Of a subscriber we have to know when it hangs up. */
     bool reading = (connection->finished ? connection->monitor != NULL
                                          : !connection->call.root || connection->monitor) &&
-                   !is_full(connection);
+                   !is_full(connection) && !connection->server->recovering;
     int r = 0;
 
     if (connection->finished && !connection->call.root && !sending) {
@@ -249,7 +249,7 @@ static void advance(struct connection *connection)
         hang_up(connection);
     for (int i = 0; i < RECEIVES_MAX && !connection->failed; i++) {
         serve(connection);
-        if (connection->failed || connection->finished || is_full(connection) ||
+        if (connection->failed || connection->finished || is_full(connection) || server->recovering ||
             (connection->call.root && !connection->monitor))
             break;
         r = socket_receive(connection->fd, &connection->in);

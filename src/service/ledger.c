@@ -251,6 +251,7 @@ static int move_some(struct ledger *ledger, uint64_t bytes)
 {
     struct entry key = { .kind = ledger->moved_kind, .number = ledger->moved_number }, *entry;
     unsigned other = !ledger->active;
+    bool any = false;
     int r;
 
     for (entry = RB_NFIND(ledger_entries, &ledger->entries, &key); entry;
@@ -259,17 +260,18 @@ static int move_some(struct ledger *ledger, uint64_t bytes)
 
         ledger->moved_kind = entry->kind;
         ledger->moved_number = entry->number;
-        if (bytes < length)
-            return 0;
         /* What was written since the move began is there already. */
         if (entry->move == ledger->move)
             continue;
+        if (bytes < length && any)
+            return 0;
+        any = true;
         r = copy_over(ledger, record_at(ledger, ledger->active, entry->place[ledger->active]));
         if (r < 0)
             return r;
         entry->place[other] = ledger->other_tail - length;
         entry->move = ledger->move;
-        bytes -= length;
+        bytes -= length < bytes ? length : bytes;
     }
     return 1;
 }
@@ -289,22 +291,26 @@ static void flip(struct ledger *ledger)
     shrink(ledger, old, 0);
 }
 
-/* The other half may have to be filled in one go, where what is staged does not fit any more. */
-static int move_on(struct ledger *ledger, uint64_t staged)
+static void begin_move(struct ledger *ledger)
 {
-    bool full = ledger->tail + staged > HALF_SIZE;
+    if (ledger->moving)
+        return;
+    ledger->moving = true;
+    ledger->move++;
+    ledger->other_tail = 0;
+    ledger->moved_kind = 0;
+    ledger->moved_number = 0;
+}
+
+/* After a commit of so many bytes: moves a little of what is live, where it is time for that. */
+static int move_on(struct ledger *ledger, uint64_t committed)
+{
     int r;
 
-    if (!ledger->moving && !full && ledger->tail < 2 * ledger->live + PIECE)
+    if (!ledger->moving && ledger->tail < 2 * ledger->live + PIECE)
         return 0;
-    if (!ledger->moving) {
-        ledger->moving = true;
-        ledger->move++;
-        ledger->other_tail = 0;
-        ledger->moved_kind = 0;
-        ledger->moved_number = 0;
-    }
-    r = move_some(ledger, full ? UINT64_MAX : 2 * staged + 4096);
+    begin_move(ledger);
+    r = move_some(ledger, 2 * committed + 4096);
     if (r > 0)
         flip(ledger);
     return r < 0 ? r : 0;
@@ -373,39 +379,84 @@ static void free_slots(struct ledger *ledger)
         ledger->header->slots[--ledger->n_slots].stamp = 0;
 }
 
-int ledger_commit(struct ledger *ledger)
+/* Appends what is staged to a half, from its tail on. What is behind a tail counts for nothing yet. */
+static int append_staged(struct ledger *ledger, unsigned half, uint64_t tail)
 {
-    uint64_t staged = ledger->staged.length, from;
+    int r = back(ledger, half, tail + ledger->staged.length);
+
+    if (r == 0)
+        memcpy(ledger->halves[half] + tail, ledger->staged.bytes, ledger->staged.length);
+    return r;
+}
+
+/* The half in use is full: everything goes to the other one at once, with what is staged; the change is the
+ * commit. */
+static int commit_to_other(struct ledger *ledger)
+{
+    uint64_t from;
     int r;
 
-    if (ledger->staged.failed)
-        return -ENOMEM;
-    if (staged == 0) {
-        free_slots(ledger);
-        return 0;
-    }
-    r = move_on(ledger, staged);
-    if (r == 0)
-        r = back(ledger, ledger->active, ledger->tail + staged);
-    if (r == 0 && ledger->moving)
-        r = back(ledger, !ledger->active, ledger->other_tail + staged);
+    begin_move(ledger);
+    r = move_some(ledger, UINT64_MAX);
     if (r < 0)
         return r;
-    from = ledger->tail;
-    memcpy(ledger->halves[ledger->active] + from, ledger->staged.bytes, staged);
+    from = ledger->other_tail;
+    r = append_staged(ledger, !ledger->active, from);
+    if (r < 0)
+        return r;
+    ledger->other_tail += ledger->staged.length;
+    flip(ledger);
+    return enter_all(ledger, ledger->active, from, ledger->tail);
+}
+
+static int commit_here(struct ledger *ledger)
+{
+    uint64_t staged = ledger->staged.length, from = ledger->tail, other_from = ledger->other_tail;
+    int r;
+
+    r = append_staged(ledger, ledger->active, from);
+    if (r == 0 && ledger->moving)
+        r = append_staged(ledger, !ledger->active, other_from);
+    if (r < 0)
+        return r;
     crash_point("ledger: before a commit");
     ledger->tail += staged;
     __atomic_store_n(&ledger->header->tail[ledger->active], ledger->tail, __ATOMIC_RELEASE);
     crash_point("ledger: after a commit");
     r = enter_all(ledger, ledger->active, from, ledger->tail);
     if (r == 0 && ledger->moving) {
-        memcpy(ledger->halves[!ledger->active] + ledger->other_tail, ledger->staged.bytes, staged);
-        r = enter_all(ledger, !ledger->active, ledger->other_tail, ledger->other_tail + staged);
         ledger->other_tail += staged;
+        r = enter_all(ledger, !ledger->active, other_from, ledger->other_tail);
+    }
+    return r;
+}
+
+int ledger_commit(struct ledger *ledger)
+{
+    uint64_t staged = ledger->staged.length;
+    int r;
+
+    if (ledger->staged.failed)
+        return -ENOMEM;
+    if (staged > 0) {
+        r = ledger->tail + staged > HALF_SIZE ? commit_to_other(ledger) : commit_here(ledger);
+        if (r < 0)
+            return r;
     }
     ledger->staged.length = 0;
     free_slots(ledger);
-    return r;
+    return staged > 0 ? move_on(ledger, staged) : 0;
+}
+
+void ledger_forget_slots(struct ledger *ledger)
+{
+    for (size_t i = ledger->n_slots; i < N_SLOTS; i++)
+        ledger->header->slots[i].stamp = 0;
+}
+
+bool ledger_is_crowded(const struct ledger *ledger)
+{
+    return ledger->live > HALF_SIZE / 3;
 }
 
 void ledger_each(const struct ledger *ledger,

@@ -11,6 +11,7 @@
 #ifndef SERVICE_LEDGER_H
 #define SERVICE_LEDGER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -67,6 +68,12 @@ void ledger_slot_done(struct ledger *ledger, struct ledger_slot *slot);
 /* The slots of the process before that count: as of ledger_open(). */
 void ledger_each_slot(const struct ledger *ledger,
     void (*each)(void *userdata, const struct ledger_slot *slot), void *userdata);
+
+/* What those of the process before stood for is done. */
+void ledger_forget_slots(struct ledger *ledger);
+
+/* Whether there is so much on record that no more should be. */
+bool ledger_is_crowded(const struct ledger *ledger);
 
 /* What is told of each process to the next one. */
 struct ledger_life {

@@ -43,8 +43,9 @@ static void pass(struct relay *relay, const struct source *source)
         return;
     }
     if (relay_pass(relay->server->aio, count, relay->destinations, relay->n_destinations)) {
+        /* The slot is void when that is on record: not from in here, the model may be in the middle of
+         * something. */
         model_owed(relay->link);
-        server_sync(relay->server); /* and with it the slot is void */
     } else {
         crash_point("relay: passed on");
         vault_drained(vault, slot);
@@ -55,10 +56,13 @@ static void pass(struct relay *relay, const struct source *source)
 static void on_source(evutil_socket_t fd, short what, void *userdata)
 {
     struct source *source = userdata;
+    struct server *server = source->relay->server;
 
     (void)fd;
     (void)what;
     pass(source->relay, source);
+    if (model_is_due(server->model))
+        server_sync(server);
 }
 
 static void clear(struct relay *relay)
@@ -136,7 +140,8 @@ void relays_update(struct server *server, struct link *link, bool last)
     if (last) {
         if (!relay)
             return;
-        for (size_t i = 0; i < relay->n_sources; i++)
+        /* When only this process ends, what is in a source is the next one's. */
+        for (size_t i = 0; i < relay->n_sources && !server->stopping; i++)
             pass(relay, &relay->sources[i]);
         clear(relay);
         free(relay);

@@ -452,9 +452,11 @@ struct server *server_free(struct server *server)
 
     if (!server)
         return NULL;
-    /* What ends from here on ends for this process only. */
-    if (server->vault)
+    if (server->vault) {
+        server->stopping = true;
+        model_stop(server->model);
         server->vault = vault_free(server->vault, true);
+    }
     while ((connection = LIST_FIRST(&server->connections)))
         connection_free(connection);
     model_free(server->model); /* and with it the sessions */

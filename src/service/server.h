@@ -18,6 +18,7 @@ struct server {
     struct evaio *aio;
     struct model *model;
     struct vault *vault; /* NULL: nothing outlives this process */
+    bool stopping;       /* what ends from here on ends for this process only */
     bool recovering;     /* calls wait until what was begun before the start is finished or undone */
     LIST_HEAD(, connection) connections;
     LIST_HEAD(, session) sessions;

@@ -519,7 +519,7 @@ int session_restore(
     r = ask_inventory(session);
     if (r < 0)
         log_error("cannot ask agent %s what it has plugged: %s", agent->name, strerror(-r));
-    return 0;
+    return r;
 }
 
 void session_bind(struct session *session, struct agent *agent)

@@ -36,6 +36,9 @@
 /* Messages that one turn of cleaning takes out. */
 #define CLEAN_MOST 4
 
+/* Descriptors that are left for everything else. */
+#define RESERVED 300
+
 /* How long what was dropped may stay. */
 #define CLEAN_AFTER (400 * USEC_PER_MSEC)
 
@@ -66,10 +69,11 @@ enum { YOUNG, AGENTS, OLD };
 
 struct shelf {
     uint64_t next;
-    size_t live, in_flight, most;
+    size_t live, in_flight, most, room;
     size_t n_queues, old; /* old: the one that was last put to */
     SLIST_HEAD(, item) dropped;
-    bool dirty; /* something was dropped since the last time that all was clean */
+    bool truncated; /* the table of descriptors was full when it was looked through */
+    bool dirty;     /* something was dropped since the last time that all was clean */
     struct queue queues[OLD + SHELF_OLD_MAX];
 };
 
@@ -348,6 +352,9 @@ int shelf_put(struct shelf *shelf, enum shelf_class class, const int *fds, size_
     int r = -ENOMEM;
     size_t i;
 
+    /* The next process has to have room for them, and for what it needs besides. */
+    if (shelf->live + n > shelf->room)
+        return -EMFILE;
     for (i = 0; i < n; i++) {
         items[i] = malloc(sizeof(struct item));
         if (!items[i])
@@ -489,7 +496,8 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
 }
 
 /* The next message that was not peeked at yet: 1, 0 where there is none. */
-static int peek(struct queue *queue, unsigned char *bytes, size_t *length, int *fds, size_t *n)
+static int peek(
+    struct queue *queue, unsigned char *bytes, size_t *length, int *fds, size_t *n, bool *truncated)
 {
     union {
         char space[CMSG_SPACE(MESSAGE_MOST * sizeof(int))];
@@ -517,8 +525,8 @@ static int peek(struct queue *queue, unsigned char *bytes, size_t *length, int *
             *n = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
             memcpy(fds, CMSG_DATA(header), *n * sizeof(int));
         }
-    /* Peeking takes nothing: with a larger table the next process may have them all. */
-    return message.msg_flags & MSG_CTRUNC ? -EMFILE : 1;
+    *truncated |= (message.msg_flags & MSG_CTRUNC) != 0;
+    return 1;
 }
 
 static int recover_queue(struct shelf *shelf, struct queue *queue, const struct recovery *recovery)
@@ -530,7 +538,7 @@ static int recover_queue(struct shelf *shelf, struct queue *queue, const struct 
 
     if (setsockopt(queue->out, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0)
         return -errno;
-    while ((r = peek(queue, bytes, &length, fds, &n)) > 0) {
+    while ((r = peek(queue, bytes, &length, fds, &n, &shelf->truncated)) > 0) {
         r = recover_message(
             shelf, queue, recovery, numbers, get_numbers(bytes, length, numbers, MESSAGE_MOST), fds, n);
         if (r < 0)
@@ -558,7 +566,11 @@ int shelf_recover(
     /* The latest copies first: what is young was copied among the old, not the other way round. */
     for (size_t i = shelf->n_queues; i-- > 0 && r == 0;)
         r = recover_queue(shelf, &shelf->queues[i], &recovery);
-    for (size_t i = 0; i < shelf->n_queues; i++)
+    /* Copies that are not needed may be missing; nothing was taken, and a larger table may have them all. */
+    for (size_t i = 0; i < n && r == 0 && shelf->truncated; i++)
+        if (!ret_items[i])
+            r = -EMFILE;
+    for (size_t i = 0; i < shelf->n_queues && r == 0; i++)
         pop_dead(shelf, &shelf->queues[i]);
     return r;
 }
@@ -577,6 +589,7 @@ static struct shelf *make(size_t n_old)
     shelf->n_queues = OLD + n_old;
     shelf->most =
         getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 2000 ? (size_t)limit.rlim_cur - 1000 : 1000;
+    shelf->room = shelf->most + 1000 - RESERVED;
     for (size_t i = 0; i < shelf->n_queues; i++) {
         shelf->queues[i].name = names[i];
         shelf->queues[i].in = shelf->queues[i].out = -1;

@@ -85,6 +85,8 @@ int vault_keep(struct vault *vault, struct eventfd **eventfds, size_t n)
     struct item *items[HOLD_MOST];
     int fds[HOLD_MOST] = { -1 }, r;
 
+    if (ledger_is_crowded(vault->ledger))
+        return -ENOBUFS;
     for (size_t i = 0; i < n; i++)
         fds[i] = eventfds[i]->fd;
     r = shelf_put(vault->shelf, SHELF_EVENTFDS, fds, n, items);
@@ -115,20 +117,11 @@ void vault_drop(struct vault *vault, struct item *item)
 /* ---- Counts that are under way
  * ------------------------------------------------------------------------------ */
 
-static struct ledger_slot *get_slot(struct vault *vault, uint64_t number, uint64_t place)
-{
-    struct ledger_slot *slot = ledger_slot(vault->ledger, 0, number, place);
-
-    /* All are taken: what they are for goes on record. */
-    if (!slot && vault_sync(vault) == 0)
-        slot = ledger_slot(vault->ledger, 0, number, place);
-    return slot;
-}
-
 int vault_drain(struct vault *vault, const struct end *end, struct eventfd *eventfd, uint64_t *ret_count)
 {
-    struct ledger_slot *slot = end ? get_slot(vault, end->link->saved.number, end_place_number(end))
-                                   : get_slot(vault, eventfd->number, RESTORE_BACK);
+    struct ledger_slot *slot =
+        end ? ledger_slot(vault->ledger, 0, end->link->saved.number, end_place_number(end))
+            : ledger_slot(vault->ledger, 0, eventfd->number, RESTORE_BACK);
     int r;
 
     r = eventfd_drain(eventfd->fd, slot ? &slot->count : ret_count);
@@ -141,7 +134,7 @@ int vault_drain(struct vault *vault, const struct end *end, struct eventfd *even
 int vault_drain_source(
     struct vault *vault, uint64_t number, int fd, uint64_t *ret_count, struct ledger_slot **ret_slot)
 {
-    struct ledger_slot *slot = get_slot(vault, number, RESTORE_BACK);
+    struct ledger_slot *slot = ledger_slot(vault->ledger, 0, number, RESTORE_BACK);
     int r;
 
     r = eventfd_drain(fd, slot ? &slot->count : ret_count);
@@ -360,6 +353,8 @@ static int restore(struct vault *vault)
     vault->report.eventfds = recovery.restore.held;
     vault->report.links = recovery.restore.links;
     r = recovery.failed ? -ENOMEM : vault_sync(vault);
+    if (r == 0)
+        ledger_forget_slots(vault->ledger);
 
 end:
     free(recovery.pieces);
