@@ -313,7 +313,8 @@ int connection_new(struct server *server, int fd)
         goto fail;
     }
     connection->pause = PAUSE_FIRST;
-    connection->peer = (struct peer){ credentials.uid, credentials.gid, credentials.pid };
+    connection->peer =
+        (struct peer){ .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid };
     /* A listening socket may have it on: credentials in the control data are not asked for. */
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 #ifdef SO_PASSPIDFD
