@@ -265,7 +265,7 @@ const struct method service_methods[] = {
 static const struct method *find(const char *interface, const char *name)
 {
     static const struct method *const broker[] = { held_methods, link_methods, agent_methods, list_methods,
-        monitor_methods, NULL };
+        monitor_methods, config_methods, NULL };
     static const struct method *const service[] = { service_methods, NULL };
     const struct method *const *tables = strcmp(interface, BROKER) == 0 ? broker : service;
 

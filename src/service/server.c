@@ -7,6 +7,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "model/record.h"
+#include "service/config.h"
 #include "service/connection.h"
 #include "service/journal.h"
 #include "service/monitor.h"
@@ -169,15 +170,55 @@ void server_arm(struct server *server)
     }
 }
 
+/* What the configuration says, and the command line says better. */
+static void apply_config(struct server *server)
+{
+    server->agent_timeout =
+        server->options.agent_timeout ? server->options.agent_timeout : server->config->agent_timeout;
+}
+
+/* Who may connect to the socket that was bound here. -errno, after a message. */
+static int apply_socket(const struct server *server)
+{
+    const struct config *config = server->config;
+    int r;
+
+    if (!server->path)
+        return 0;
+    if ((config->socket_group == (gid_t)-1 || chown(server->path, (uid_t)-1, config->socket_group) == 0) &&
+        chmod(server->path, config->socket_mode) == 0)
+        return 0;
+    r = -errno;
+    log_error("cannot set the group and the mode of %s: %s", server->path, strerror(errno));
+    return r;
+}
+
+/* All or nothing: with a configuration that is invalid, the one that is there stays. */
+static void reload(struct server *server)
+{
+    struct config *config;
+
+    (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
+    if (config_load(config_folders, server->options.config, &config) < 0) {
+        log_error("the configuration is invalid: the one from before stays");
+    } else {
+        config_free(server->config);
+        server->config = config;
+        apply_config(server);
+        (void)apply_socket(server);
+        log_info("the configuration was read again");
+    }
+    (void)sd_notify(0, "READY=1");
+    server_arm(server);
+}
+
 static void on_signal(evutil_socket_t number, short what, void *userdata)
 {
     struct server *server = userdata;
 
     (void)what;
     if (number == SIGHUP) {
-        /* There is nothing yet to be read again: the service manager hears that this was done. */
-        (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
-        (void)sd_notify(0, "READY=1");
+        reload(server);
         return;
     }
     log_info("got SIG%s: stopping", sigabbrev_np((int)number));
@@ -278,14 +319,18 @@ static int bind_listener(struct server *server)
         (void)unlink(server->path);
     }
     server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* Whoever connects is known by credentials, and sees what is its own: so all may. */
-    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        chmod(server->path, 0666) < 0 || listen(server->listener, SOMAXCONN) < 0) {
+    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0) {
         r = -errno;
         log_error("cannot listen at %s: %s", server->path, strerror(errno));
         return r;
     }
-    return 0;
+    /* Until it listens, nobody can connect. */
+    r = apply_socket(server);
+    if (r == 0 && listen(server->listener, SOMAXCONN) < 0) {
+        r = -errno;
+        log_error("cannot listen at %s: %s", server->path, strerror(errno));
+    }
+    return r;
 }
 
 #define LISTENER_NAME "evlinkd-listener"
@@ -389,11 +434,15 @@ int server_new(const struct server_options *options, struct server **ret_server)
         return -ENOMEM;
     server->listener = server->lock = -1;
     server->armed = -1;
-    server->agent_timeout = options->agent_timeout;
+    server->options = *options;
     server->started_at = clock_epoch();
     raise_limit();
     (void)signal(SIGPIPE, SIG_IGN);
-    r = passed_new(&passed);
+    r = config_load(config_folders, options->config, &server->config);
+    if (r >= 0) {
+        apply_config(server);
+        r = passed_new(&passed);
+    }
     if (r >= 0)
         r = discard_start();
     if (r >= 0)
@@ -467,6 +516,7 @@ struct server *server_free(struct server *server)
     fd_close(server->listener);
     fd_close(server->lock);
     free(server->path);
+    config_free(server->config);
     free(server);
     return NULL;
 }

@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""evlinkd's configuration: what is wrong with one, what is in force, and how it changes."""
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import tempfile
+import unittest
+
+import blackbox
+import evlink
+
+
+def evlinkctl():
+    build = os.environ.get("top_builddir", evlink.TOP)
+    return os.environ.get("EVLINKCTL") or os.path.join(build, "evlinkctl")
+
+
+class Case(unittest.TestCase):
+    """Each test has a broker of its own, and a file that it is configured with."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="evlinkd-test-")
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.path = os.path.join(self.folder, "socket")
+        self.file = os.path.join(self.folder, "evlinkd.conf")
+
+    def write(self, text, path=None):
+        with open(path or self.file, "wb") as file:
+            file.write(text if isinstance(text, bytes) else text.encode())
+
+    def start(self, text, *options, **more):
+        self.write(text)
+        broker = evlink.Broker("--config=" + self.file, *options, folder=self.folder, **more)
+        self.addCleanup(broker.discard)
+        return broker
+
+    def reload(self, broker, text, good=True):
+        self.write(text)
+        before = len(broker.said())
+        os.kill(broker.pid, signal.SIGHUP)
+        words = "was read again" if good else "the one from before stays"
+        evlink.until(lambda: "the configuration " in broker.said()[before:], "the reload")
+        said = broker.said()[before:]
+        self.assertIn(words, said)
+        return said
+
+    def connect(self, broker, uid=None):
+        connection = broker.connect() if uid is None else evlink.connect_as(broker.path, uid)
+        self.addCleanup(connection.close)
+        return connection
+
+    def run_program(self, *arguments):
+        return subprocess.run(
+            [evlink.Broker.program(), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=evlink.PATIENCE,
+            check=False,
+        )
+
+    def settings(self, client):
+        """{(section, key): (value, where)}"""
+        return {
+            (one["section"], one["key"]): (one["value"], (one.get("file"), one.get("line")))
+            for one in client.call("GetConfig")["settings"]
+        }
+
+    def assert_error(self, name, connection, method, parameters=None, fds=()):
+        with self.assertRaises(evlink.Error) as caught:
+            connection.call(method, parameters, fds)
+        self.assertEqual(caught.exception.name, name, caught.exception)
+        return caught.exception
+
+
+class Check(Case):
+    """evlinkd --check-config"""
+
+    GOOD = (
+        "",
+        "# nothing but a comment: ü\n;\n\n",
+        "[Broker]\n",
+        "[Broker]\nSocketMode=0600\nSocketGroup=0\nAgentTimeout=0.5\nMaxConnections=0\n",
+        "[Broker]\nSocketMode=\nSocketGroup=\n",
+        "[Allow x]\nUser=*\nVerbs=*\nNames=*\n",
+        "[Allow x]\nGroup=0\nVerbs=list attach\nEndpoints=kvm/x/*\n\n[Link x]\nProducers=eventfd/a\nConsumers=eventfd/b\n",
+    )
+
+    BAD = (
+        # text, line, a word of the complaint
+        ("SocketMode=0600\n", 1, "before the first"),
+        ("[Broken]\n", 1, "Broken"),
+        ("[broker]\n", 1, "broker"),
+        ("[Broker x]\n", 1, "Broker x"),
+        ("[Allow]\n", 1, "Allow"),
+        ("[Allow ]\n", 1, "no valid name"),
+        ("[Allow a b]\n", 1, "no valid name"),
+        ("[Link a/b]\n", 1, "no valid name"),
+        ("[Link " + "x" * 64 + "]\n", 1, "no valid name"),
+        ("[Broker\n", 1, "neither"),
+        ("[Broker]\nSocketMode\n", 2, "neither"),
+        ("[Broker]\nSocketmode=0600\n", 2, "Socketmode"),
+        ("[Broker]\n\n#\nUser=root\n", 4, "User"),
+        ("[Broker]\nSocketMode=0888\n", 2, "octal"),
+        ("[Broker]\nSocketMode=01000\n", 2, "octal"),
+        ("[Broker]\nSocketMode=-1\n", 2, "octal"),
+        ("[Broker]\nSocketGroup=no-such-group\n", 2, "no group"),
+        ("[Broker]\nSocketGroup=4294967295\n", 2, "no group"),
+        ("[Broker]\nAgentTimeout=0\n", 2, "number of seconds"),
+        ("[Broker]\nAgentTimeout=nan\n", 2, "number of seconds"),
+        ("[Broker]\nMaxConnections=-1\n", 2, "no number"),
+        ("[Broker]\nMaxConnections=2147483648\n", 2, "no number"),
+        ("[Broker]\nMaxConnections=1 2\n", 2, "no number"),
+        ("[Broker]\nMaxConnections=x\nMaxConnections=1\n", 2, "no number"),
+        ("[Allow x]\nUser=no-such-user\n", 2, "no user"),
+        ("[Allow x]\nUser=0 * 1\n", 2, "no user"),
+        ("[Allow x]\nVerbs=claim fly\n", 2, "fly is no verb"),
+        ("[Allow x]\nNames=kvm/a\n", 2, "Endpoints"),
+        ("[Allow x]\nEndpoints=kvm\n", 2, "Names"),
+        ("[Allow x]\nVerbs=claim\n  Names=a\n", 2, "Names=a is no verb"),
+        ("\n[Allow x]\nVerbs=claim\nNames=*\n", 2, "no User"),
+        ("[Allow x]\nUser=0\nNames=*\n", 1, "no Verbs"),
+        ("[Allow x]\nUser=0\nVerbs=claim\n", 1, "no Names"),
+        ("[Link x]\nProducers=eventfd/a\n", 1, "no Consumers"),
+        ("[Link x]\nConsumers=eventfd/a\n", 1, "no Producers"),
+        ("[Link x]\nProducers=kvm/a/gsi/1\n", 2, "no producer"),
+        ("[Link x]\nConsumers=kvm/a/pio/1\n", 2, "no consumer"),
+        ("[Link x]\nConsumers=kvm/a/gsi/4096\n", 2, "kvm/a/gsi/4096"),
+        ("[Link x]\nGroup=a/b\n", 2, "no name"),
+        ("[Link x]\nUser=0 1\n", 2, "no user"),
+        ("[Link x]\nUser=*\n", 2, "no user"),
+        (b"[Broker]\nSocketMode=06\x0000\n", 2, "NUL"),
+        (b"[Broker]\nSocketGroup=\xff\n", 2, "ASCII"),
+        (b"[Broker]\nSocketGroup=\x1b[0m\n", 2, "ASCII"),
+        ("[Link x]\nProducers=" + "eventfd/a " * 30 + "\n", 2, "too long"),
+    )
+
+    def check(self, *arguments):
+        return self.run_program("--check-config", *arguments)
+
+    def test_good(self):
+        for text in self.GOOD:
+            self.write(text)
+            answer = self.check("--config=" + self.file)
+            self.assertEqual((answer.returncode, answer.stderr), (0, ""), text)
+            self.assertEqual(answer.stdout, f"{self.file}\nThe configuration is valid.\n")
+
+    def test_bad(self):
+        for text, line, word in self.BAD:
+            with self.subTest(text=text):
+                self.write(text)
+                answer = self.check("--config=" + self.file)
+                self.assertEqual((answer.returncode, answer.stdout), (1, ""))
+                self.assertRegex(answer.stderr, rf"(?m)^evlinkd: {re.escape(self.file)}:{line}: .*{re.escape(word)}")
+                # A broker does not start with it.
+                answer = self.run_program("--socket=" + self.path, "--config=" + self.file)
+                self.assertEqual(answer.returncode, 1)
+                self.assertIn(f"{self.file}:{line}: ", answer.stderr)
+                self.assertFalse(os.path.exists(self.path))
+
+    def test_all_that_is_wrong(self):
+        self.write("[Broker]\nAgentTimeout=x\n[Nonsense]\nx=y\n[Broker]\nMaxConnections=x\n")
+        answer = self.check("--config=" + self.file)
+        self.assertEqual([line.split(":")[2] for line in answer.stderr.split("\n")[:3]], ["2", "3", "6"])
+
+    def test_no_such_file(self):
+        os.mkfifo(os.path.join(self.folder, "fifo"))
+        for path in (self.file, self.folder, os.path.join(self.folder, "fifo"), "/dev/zero", ""):
+            answer = self.check("--config=" + path)
+            self.assertEqual((answer.returncode, answer.stdout), (1, ""), path)
+            self.assertTrue(answer.stderr.startswith(f"evlinkd: {path}: "), answer.stderr)
+
+    def test_drop_in(self):
+        self.write("[Broker]\n")
+        os.mkdir(self.file + ".d")
+        drop_in = os.path.join(self.file + ".d", "1.conf")
+        self.write("[Broker]\nMaxConnections=x\n", drop_in)
+        answer = self.check("--config=" + self.file)
+        self.assertEqual(answer.returncode, 1)
+        self.assertIn(f"{drop_in}:2: ", answer.stderr)
+        self.write("[Broker]\nMaxConnections=1\n", drop_in)
+        self.assertEqual(self.check("--config=" + self.file).stdout.split("\n")[:2], [self.file, drop_in])
+
+    def test_example(self):
+        """conf/evlinkd.conf has every key at its default."""
+        path = os.path.join(evlink.TOP, "conf", "evlinkd.conf")
+        answer = self.check("--config=" + path)
+        self.assertEqual(answer.returncode, 0, answer.stderr)
+        with open(path, encoding="utf-8") as file:
+            keys = dict(re.findall(r"^#([A-Z][A-Za-z]+)=(.*)$", file.read().split("[Allow")[0], re.MULTILINE))
+        broker = self.start("")
+        if os.geteuid() == 0:
+            found = self.settings(self.connect(broker))
+            self.assertEqual({key: value for (_, key), (value, _) in found.items()}, keys)
+        broker.stop()
+
+
+class Daemon(Case):
+    def test_socket(self):
+        broker = self.start("[Broker]\nSocketMode=0640\nSocketGroup=\n")
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o640)
+        if os.geteuid() == 0:
+            self.reload(broker, "[Broker]\nSocketMode=0660\nSocketGroup=65534\n")
+            status = os.stat(self.path)
+            self.assertEqual((stat.S_IMODE(status.st_mode), status.st_gid), (0o660, 65534))
+            with self.assertRaises(OSError):
+                evlink.connect_as(self.path, blackbox.NOBODY - 1)
+        self.reload(broker, "")
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o666)
+        broker.stop()
+
+    def test_agent_timeout(self):
+        """From the file, after a reload, and the command line's, which counts more."""
+        broker = self.start("[Broker]\nAgentTimeout=0.1\n")
+        client = self.connect(broker)
+        agent = evlink.Agent.attach(client, "a", {"v": None})
+        self.addCleanup(agent.hang_up)
+        agent.gate.clear()
+        error = self.assert_error(
+            "AgentTimeout", client, "Connect", {"producers": ["kvm/v/pio/1"], "consumers": ["kvm/v/gsi/1"]}
+        )
+        self.assertEqual(error.parameters["agent"], "a")
+        agent.gate.set()
+        broker.stop()
+        broker = self.start("[Broker]\nAgentTimeout=3\n", "--agent-timeout=0.25")
+        if os.geteuid() == 0:
+            self.assertEqual(
+                self.settings(self.connect(broker))["Broker", "AgentTimeout"], ("0.25", (None, None))
+            )
+        broker.stop()
+
+    @blackbox.needs_root
+    def test_get_config(self):
+        broker = self.start("\n[Allow x]\nUser=nobody\nVerbs=claim\n signal\nNames=a*\n")
+        client = self.connect(broker)
+        settings = self.settings(client)
+        self.assertEqual(settings["Broker", "SocketMode"], ("0666", (None, None)))
+        self.assertEqual(settings["Allow x", "User"], ("nobody", (self.file, 3)))
+        self.assertEqual(settings["Allow x", "Verbs"], ("claim signal", (self.file, 4)))
+        self.assertEqual(list(settings)[-1], ("Allow x", "Names"))
+        self.assertNotIn(("Allow x", "Group"), settings)
+        self.assert_error("PermissionDenied", self.connect(broker, blackbox.NOBODY), "GetConfig")
+        broker.stop()
+
+    @blackbox.needs_root
+    def test_reload(self):
+        """All or nothing."""
+        broker = self.start("[Broker]\nMaxConnections=100\n")
+        client = self.connect(broker)
+        before = self.settings(client)
+        fds = len(broker.fds())
+        for text, line, _ in Check.BAD:
+            said = self.reload(broker, text, good=False)
+            self.assertIn(f"{self.file}:{line}: ", said)
+            self.assertEqual(self.settings(client), before)
+        os.unlink(self.file)
+        before_said = len(broker.said())
+        os.kill(broker.pid, signal.SIGHUP)
+        evlink.until(lambda: "stays" in broker.said()[before_said:], "the reload")
+        self.assertEqual(self.settings(client), before)
+        self.reload(broker, "#\n[Broker]\nMaxConnections=200\n")
+        self.assertEqual(self.settings(client)["Broker", "MaxConnections"], ("200", (self.file, 3)))
+        self.reload(broker, "")
+        self.assertEqual(self.settings(client)["Broker", "MaxConnections"], ("16384", (None, None)))
+        self.assertEqual(len(broker.fds()), fds)
+        broker.stop()
+
+
+@blackbox.needs_root
+class Ctl(Case):
+    def ctl(self, *arguments, uid=None):
+        return subprocess.run(
+            [evlinkctl(), *arguments],
+            env=dict(os.environ, EVLINK_SOCKET=self.path),
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            user=uid,
+        )
+
+    def test_config(self):
+        broker = self.start("[Broker]\nSocketMode=0777\n[Allow x]\nUser=0\nVerbs=claim\nNames=*\n")
+        answer = self.ctl("config")
+        self.assertEqual((answer.returncode, answer.stderr), (0, ""))
+        lines = [line.split() for line in answer.stdout.rstrip().split("\n")]
+        self.assertEqual(lines[0], ["SECTION", "KEY", "VALUE", "FROM"])
+        self.assertIn(["Broker", "SocketMode", "0777", f"{self.file}:2"], lines)
+        self.assertIn(["Broker", "AgentTimeout", "5", "default"], lines)
+        self.assertIn(["Allow", "x", "Names", "*", f"{self.file}:6"], lines)
+        answer = self.ctl("config", "--json")
+        self.assertEqual(json.loads(answer.stdout), self.connect(broker).call("GetConfig"))
+        answer = self.ctl("config", "-o", "KEY", "--noheadings")
+        self.assertEqual(answer.stdout.split()[0], "SocketMode")
+        self.assertEqual(self.ctl("config", "x").returncode, 2)
+        broker.stop()
+
+
+if __name__ == "__main__":
+    blackbox.main()
