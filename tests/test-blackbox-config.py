@@ -49,8 +49,8 @@ class Case(unittest.TestCase):
         self.assertIn(words, said)
         return said
 
-    def connect(self, broker, uid=None):
-        connection = broker.connect() if uid is None else evlink.connect_as(broker.path, uid)
+    def connect(self, broker, uid=None, **more):
+        connection = broker.connect() if uid is None else evlink.connect_as(broker.path, uid, **more)
         self.addCleanup(connection.close)
         return connection
 
@@ -268,6 +268,237 @@ class Daemon(Case):
         self.assertEqual(self.settings(client)["Broker", "MaxConnections"], ("16384", (None, None)))
         self.assertEqual(len(broker.fds()), fds)
         broker.stop()
+
+
+ALICE, BOB, CAROL = 1001, 1002, 1003
+
+PRIVATE = "[Allow x]\nUser=%d\nVerbs=%s\nNames=%s\n"
+
+
+@blackbox.needs_root
+class Rules(Case):
+    """[Allow]: alice has things, bob may."""
+
+    def serve(self, text):
+        self.broker = self.start(text)
+        self.alice = self.connect(self.broker, ALICE)
+        self.bob = self.connect(self.broker, BOB)
+        self.carol = self.connect(self.broker, CAROL)
+
+    def attach(self, connection, name, vm):
+        agent = evlink.Agent.attach(connection, name, {vm: None})
+        self.addCleanup(agent.hang_up)
+        return agent
+
+    def link_state(self, connection, name):
+        return connection.list("Links")[name]["state"]
+
+    # What may be done with alice's eventfd, link and agent: the verb, the method and its parameters
+    VERBS = (
+        ("claim", "Claim", {"name": "e"}),
+        ("signal", "Signal", {"name": "e"}),
+        ("renew", "Renew", {"name": "leased", "leaseSeconds": 100}),
+        ("renew", "Renew", {"link": "l2", "leaseSeconds": 100}),
+        ("park", "Park", {"name": "l"}),
+        ("resume", "Resume", {"name": "l"}),
+        ("park", "Park", {"group": "g"}),
+        ("resume", "Resume", {"group": "g"}),
+        ("move", "Move", {"name": "l", "from": "kvm/v/gsi/1", "to": "kvm/w/gsi/3"}),
+        ("leave", "Leave", {"endpoint": "eventfd/e"}),
+        ("disconnect", "Disconnect", {"name": "l2"}),
+        ("offer", "Offer", {"agent": "a", "endpoints": ["kvm/v/dev/d/irq/0"]}),
+        ("withdraw", "Withdraw", {"agent": "a", "endpoints": ["kvm/v/dev/d/irq/0"]}),
+        ("release", "Release", {"name": "leased"}),
+        ("detach", "Detach", {"name": "a"}),
+    )
+
+    def furnish(self):
+        self.alice.hold("e")
+        self.alice.hold("leased", lifetime="lease", leaseSeconds=100)
+        self.agent = self.attach(self.alice, "a", "v")
+        self.alice.connect(["eventfd/e"], ["kvm/v/gsi/1"], name="l", group="g")
+        self.alice.connect(["kvm/v/pio/1"], ["kvm/v/gsi/2"], name="l2", lifetime="lease", leaseSeconds=100)
+
+    def test_each_verb(self):
+        """Each verb lets one do that, and nothing else."""
+        self.serve("")
+        self.furnish()
+        for verb, method, parameters in self.VERBS:
+            with self.subTest(method=method, parameters=parameters):
+                others = " ".join({other for other, _, _ in self.VERBS} - {verb})
+                self.reload(self.broker, PRIVATE % (BOB, others, "*") + f"[Allow c]\nUser={CAROL}\nVerbs=*\nNames=x\n")
+                before = self.alice.list("Links"), self.alice.list("Eventfds"), self.alice.list("Agents")
+                # Of a group, one has those links that one may use.
+                error = "NoSuchLink" if "group" in parameters else "PermissionDenied"
+                self.assert_error(error, self.bob, method, parameters)
+                self.assert_error(error, self.carol, method, parameters)
+                self.assertEqual(
+                    (self.alice.list("Links"), self.alice.list("Eventfds"), self.alice.list("Agents")), before
+                )
+                self.reload(self.broker, PRIVATE % (BOB, verb, "*"))
+                self.bob.call(method, parameters)
+                if method == "Claim":
+                    os.close(self.bob.take())
+        self.broker.stop()
+
+    def test_lists(self):
+        """One sees what one has a right to, in lists, in Export and from Monitor."""
+        self.serve(
+            PRIVATE % (BOB, "list", "e a l") + f"[Allow y]\nUser={CAROL}\nVerbs=claim\nNames=leased l2\n"
+            "[Allow z]\nUser=*\nVerbs=list\nNames=public*\n"
+        )
+        watching = [(one, self.connect(self.broker, uid)) for one, uid in (("bob", BOB), ("carol", CAROL))]
+        for _, connection in watching:
+            connection.start("Monitor", more=True)
+            connection.finish()
+        self.furnish()
+        self.alice.hold("public-x")
+        for connection, eventfds, links, agents in (
+            (self.alice, ["e", "leased", "public-x"], ["l", "l2"], ["a"]),
+            (self.bob, ["e", "public-x"], ["l"], ["a"]),
+            (self.carol, ["leased", "public-x"], ["l2"], []),
+            (self.connect(self.broker, 1004), ["public-x"], [], []),
+        ):
+            self.assertEqual(list(connection.list("Eventfds")), eventfds)
+            self.assertEqual(list(connection.list("Links")), links)
+            self.assertEqual(list(connection.list("Agents")), agents)
+            exported = [reply["link"]["name"] for reply in connection.stream("Export") if "link" in reply]
+            self.assertEqual(exported, links)
+        # An eventfd's links are told to those who may see them.
+        self.assertEqual(self.bob.list("Eventfds")["e"]["links"], ["l"])
+        self.reload(self.broker, PRIVATE % (BOB, "list", "e"))
+        self.assertEqual(self.bob.list("Eventfds")["e"]["links"], [])
+        seen = {}
+        for name, connection in watching:
+            seen[name] = []
+            while seen[name][-1:] != [("held", "public-x")]:
+                notice = connection.finish()[0]["notice"]
+                seen[name].append((notice["type"], notice["subject"]))
+        self.assertEqual(
+            seen["bob"], [("held", "e"), ("attached", "a"), ("linked", "l"), ("held", "public-x")]
+        )
+        self.assertEqual(seen["carol"], [("held", "leased"), ("linked", "l2"), ("held", "public-x")])
+        self.broker.stop()
+
+    def test_strangers(self):
+        """Of a stranger's name one learns no more than that it is taken."""
+        self.serve("")
+        self.furnish()
+        self.assert_error("NameTaken", self.bob, "Hold", {"name": "e"})
+        self.assert_error(
+            "NameTaken", self.bob, "Connect", {"name": "l", "producers": ["eventfd/x"], "consumers": ["eventfd/y"]}
+        )
+        attach = {"name": "a", "subsystems": [{"kind": "kvm", "name": "x"}]}
+        self.assert_error("NameTaken", self.bob, "Attach", attach)
+        attach = {"name": "b", "subsystems": [{"kind": "kvm", "name": "v"}]}
+        error = self.assert_error("SubsystemTaken", self.bob, "Attach", attach)
+        self.assertEqual(error.parameters, {"kind": "kvm", "name": "v", "agent": ""})
+        self.reload(self.broker, PRIVATE % (BOB, "list", "a"))
+        error = self.assert_error("SubsystemTaken", self.bob, "Attach", attach)
+        self.assertEqual(error.parameters["agent"], "a")
+        # One may connect the eventfd, but not know of its link.
+        self.reload(self.broker, f"[Allow x]\nUser={BOB}\nVerbs=connect\nEndpoints=eventfd/e\n")
+        connect = {"producers": ["eventfd/e"], "consumers": ["kvm/b/gsi/1"]}
+        error = self.assert_error("EndpointBusy", self.bob, "Connect", connect)
+        self.assertEqual(error.parameters, {"endpoint": "eventfd/e"})
+        self.broker.stop()
+
+    def test_groups(self):
+        """The primary one, and all of many supplementary ones."""
+        self.serve("[Allow x]\nGroup=5000\nVerbs=signal\nNames=e\n")
+        self.alice.hold("e")
+        fds = len(self.broker.fds())
+        many = list(range(3000, 5000))
+        for gid, groups, may in (
+            (BOB, [], False),
+            (5000, [], True),
+            (BOB, [5000], True),
+            (BOB, [4999, 5001], False),
+            (BOB, many, False),
+            (BOB, many + [5000], True),
+        ):
+            connection = self.connect(self.broker, BOB, gid=gid, groups=groups)
+            if may:
+                connection.call("Signal", {"name": "e"})
+            else:
+                self.assert_error("PermissionDenied", connection, "Signal", {"name": "e"})
+            connection.close()
+        evlink.until(lambda: len(self.broker.fds()) == fds)
+        self.broker.stop()
+
+    def test_connect(self):
+        """A right to every end."""
+        rule = f"[Allow x]\nUser={BOB}\nVerbs=connect\nEndpoints="
+        self.serve("")
+        self.alice.hold("bell")
+        agent = self.attach(self.alice, "a", "v")
+        connect = {"producers": ["eventfd/bell"], "consumers": ["kvm/v/gsi/0x1"], "name": "l"}
+        for globs in ("eventfd/*", "kvm/v/gsi/1", "eventfd/b kvm/v/*", "eventfd/bell kvm/v/pio/*"):
+            self.reload(self.broker, rule + globs + "\n")
+            self.assert_error("PermissionDenied", self.bob, "Connect", connect)
+        self.reload(self.broker, rule + "eventfd/bell kvm/v/gsi/*\n")
+        self.assertEqual(self.bob.call("Connect", connect)["link"]["state"], "linked")
+        self.assertEqual([endpoint for endpoint, _ in agent.plugged], ["kvm/v/gsi/1"])
+        # Claiming is another right.
+        self.assert_error("PermissionDenied", self.bob, "Claim", {"name": "bell"})
+        # The link is bob's, the eventfd is not.
+        self.assert_error("PermissionDenied", self.alice, "Disconnect", {"name": "l"})
+        self.assertEqual(self.alice.list("Eventfds")["bell"]["links"], [])
+        # What a rule let him link stays when the rule is gone.
+        self.reload(self.broker, "")
+        self.assertEqual(self.link_state(self.bob, "l"), "linked")
+        move = {"name": "l", "from": "kvm/v/gsi/1", "to": "kvm/v/gsi/2"}
+        self.assert_error("PermissionDenied", self.bob, "Move", move)
+        self.reload(self.broker, rule + "kvm/v/gsi/2\n")
+        self.bob.call("Move", move)
+        self.bob.call("Disconnect", {"name": "l"})
+        self.assertEqual(agent.plugged, {})
+        self.broker.stop()
+
+    ATTACH = f"[Allow a]\nUser={ALICE}\nVerbs=attach\nEndpoints=kvm/v/* eventfd/bell\n"
+    CONNECT = f"[Allow c]\nUser={BOB}\nVerbs=connect\nEndpoints=kvm/v/* eventfd/bell\n"
+
+    def test_attach(self):
+        """What comes later gets a stranger's end only where both sides may."""
+        for text in ("", self.ATTACH, self.CONNECT):
+            self.serve(text)
+            self.bob.connect(["eventfd/bell"], ["kvm/v/gsi/1"], name="l")
+            self.alice.hold("bell")
+            agent = self.attach(self.alice, "a", "v")
+            link = self.bob.list("Links")["l"]
+            self.assertEqual([end["state"] for end in link["producers"] + link["consumers"]], ["absent"] * 2)
+            self.assertEqual(agent.requests, [])
+            # Nor is a name a way to hold it up.
+            self.alice.connect(["eventfd/bell"], ["kvm/v/gsi/1"], name="hers")
+            self.assertEqual(self.link_state(self.alice, "hers"), "linked")
+            # It does not get what is hers by a reload either, where it has a link.
+            self.reload(self.broker, self.ATTACH + self.CONNECT)
+            self.assertEqual(self.bob.list("Links")["l"]["producers"][0]["state"], "absent")
+            self.assertEqual(self.link_state(self.alice, "hers"), "linked")
+            self.broker.stop()
+        self.serve(self.ATTACH + self.CONNECT)
+        self.bob.connect(["eventfd/bell"], ["kvm/v/gsi/1"], name="l")
+        agent = self.attach(self.alice, "a", "v")
+        self.alice.hold("bell")
+        evlink.until(lambda: self.link_state(self.bob, "l") == "linked")
+        # As one that was connected while it was there, it is hers to have again.
+        self.reload(self.broker, "")
+        agent.hang_up()
+        evlink.until(lambda: self.link_state(self.bob, "l") == "waiting")
+        agent = self.attach(self.alice, "a", "v")
+        evlink.until(lambda: self.link_state(self.bob, "l") == "linked")
+        self.broker.stop()
+
+    def test_attach_after_reload(self):
+        """Rules that come later count for what waits."""
+        self.serve("")
+        self.bob.connect(["eventfd/bell"], ["kvm/v/gsi/1"], name="l")
+        self.alice.hold("bell")
+        self.attach(self.alice, "a", "v")
+        self.assertEqual(self.link_state(self.bob, "l"), "waiting")
+        self.reload(self.broker, self.ATTACH + self.CONNECT)
+        evlink.until(lambda: self.link_state(self.bob, "l") == "linked")
+        self.broker.stop()
 
 
 @blackbox.needs_root

@@ -334,7 +334,9 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
         const struct site *site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
 
         if (site && site->agent && !(takeover && may_take_over(site, peer)))
-            return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name, site->agent->name,
+            return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name,
+                model_may(model, peer, RIGHT_LIST, site->agent->name, &site->agent->owner) ? site->agent->name
+                                                                                           : NULL,
                 subsystem_name(subsystems[i].subsystem), 0);
     }
     return 0;
@@ -349,7 +351,7 @@ int agent_new(struct model *model, const struct peer *peer, const char *name,
     if (!agent)
         return -ENOMEM;
     strcpy(agent->name, name);
-    agent->owner = *peer;
+    agent->owner = policy_owner(peer);
     agent->since = clock_epoch();
     agent->model = model;
     agent->n_subsystems = n;
@@ -399,6 +401,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
             site->successor = agent;
         else
             site->agent = agent;
+        site_adopt(model, site);
         site_touch(model, site);
     }
     *ret_agent = agent;
@@ -409,9 +412,9 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
 /* ---- Offers
  * ------------------------------------------------------------------------------------------------- */
 
-/* An agent that peer may use, by name. */
-static int get_agent(struct model *model, const struct peer *peer, const char *name, const char *parameter,
-    struct agent **ret_agent, struct fault *fault)
+/* An agent that peer has that right to, by name. */
+static int get_agent(struct model *model, const struct peer *peer, enum right right, const char *name,
+    const char *parameter, struct agent **ret_agent, struct fault *fault)
 {
     struct agent *agent;
 
@@ -420,7 +423,7 @@ static int get_agent(struct model *model, const struct peer *peer, const char *n
     agent = model_find_agent(model, name);
     if (!agent)
         return fault_set(fault, FAULT_NO_SUCH_AGENT, name, NULL, NULL, 0);
-    if (!policy_allows(peer, &agent->owner))
+    if (!model_may(model, peer, right, name, &agent->owner))
         return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     if (agent->leaving)
         return fault_set(fault, FAULT_WRONG_STATE, name, NULL, "detaching", 0);
@@ -545,7 +548,7 @@ int model_offer(struct model *model, const struct peer *peer, const char *name, 
     struct offer **offers;
     int r;
 
-    r = get_agent(model, peer, name, "agent", &agent, fault);
+    r = get_agent(model, peer, RIGHT_OFFER, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
     if (r)
@@ -596,7 +599,7 @@ int model_withdraw(struct model *model, const struct peer *peer, const char *nam
     struct offer **offers;
     int r;
 
-    r = get_agent(model, peer, name, "agent", &agent, fault);
+    r = get_agent(model, peer, RIGHT_WITHDRAW, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, true, &offers, fault);
     if (r)
@@ -728,7 +731,7 @@ int model_detach(struct model *model, const struct peer *peer, const char *name,
     struct end *end;
     int r;
 
-    r = get_agent(model, peer, name, "name", &agent, fault);
+    r = get_agent(model, peer, RIGHT_DETACH, name, "name", &agent, fault);
     if (r == 0)
         r = wait_for_agent(agent, done, userdata, ret_job);
     if (r)

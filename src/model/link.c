@@ -282,9 +282,11 @@ void model_forwarded(struct link *link, uint64_t count)
  */
 
 /* A link's name where peer may know it. */
-static const char *told_name(const struct peer *peer, const struct link *link)
+static const char *told_name(const struct model *model, const struct peer *peer, const struct link *link)
 {
-    return link->acknowledged && link->named && policy_allows(peer, &link->owner) ? link->name : NULL;
+    return link->acknowledged && link->named && model_may(model, peer, RIGHT_LIST, link->name, &link->owner)
+               ? link->name
+               : NULL;
 }
 
 /* The most ends of one link: a step of it looks at each end for each. */
@@ -344,7 +346,7 @@ static int make_link(
     if (!link)
         return -ENOMEM;
     *ret_link = link;
-    link->owner = *peer;
+    link->owner = policy_owner(peer);
     link->since = clock_epoch();
     link->busy = true;
     if (request->name)
@@ -376,21 +378,23 @@ bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
 {
     const struct site *site;
     const struct held *held;
+    char text[ENDPOINT_SIZE];
 
     if (!end->endpoint.name[0])
         return true; /* it did not parse: nobody's */
+    endpoint_format(&end->endpoint, text);
     if (end_is_eventfd(end)) {
         held = held_find(model, end->endpoint.name);
         if (held)
             end->uid = held->owner.uid;
-        return !held || policy_allows(peer, &held->owner);
+        return !held || model_may(model, peer, RIGHT_CONNECT, text, &held->owner);
     }
     site = site_find(model, endpoint_subsystem(&end->endpoint), end->endpoint.name);
     if (!site || !site->agent)
         return true;
     /* Whoever may use it now may have it back from its owner's next agent. */
     end->uid = site->agent->owner.uid;
-    return policy_allows(peer, &site->agent->owner);
+    return model_may(model, peer, RIGHT_CONNECT, text, &site->agent->owner);
 }
 
 static bool is_absent(struct model *model, const struct end *end)
@@ -468,7 +472,7 @@ int end_place(
             continue;
         if (other->link->job == job && job->kind == JOB_CONNECT)
             return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, "collides with another of this call", 0);
-        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(peer, other->link), NULL, 0);
+        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(model, peer, other->link), NULL, 0);
     }
     if (!end->site->held)
         return 0;
@@ -481,7 +485,7 @@ int end_place(
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, unfit, 0);
     user = eventfd_user(model, eventfd);
     if (user)
-        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(peer, user), NULL, 0);
+        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(model, peer, user), NULL, 0);
     eventfd_join(model, eventfd, end->link);
     end_set_eventfd(end, eventfd);
     if (!end->link->relayed)
@@ -663,9 +667,9 @@ static const char *busy_with(const struct link *link)
     return link->job ? doing[link->job->kind] : NULL;
 }
 
-/* A link that peer may use, by name. */
-static int get_link(struct model *model, const struct peer *peer, const char *name, struct link **ret_link,
-    struct fault *fault)
+/* A link that peer has that right to, by name. */
+static int get_link(struct model *model, const struct peer *peer, enum right right, const char *name,
+    struct link **ret_link, struct fault *fault)
 {
     struct link *link;
 
@@ -674,7 +678,7 @@ static int get_link(struct model *model, const struct peer *peer, const char *na
     link = link_find(model, name);
     if (!link || !link->acknowledged)
         return fault_set(fault, FAULT_NO_SUCH_LINK, name, NULL, NULL, 0);
-    if (!policy_allows(peer, &link->owner))
+    if (!model_may(model, peer, right, name, &link->owner))
         return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     *ret_link = link;
     return 0;
@@ -717,6 +721,7 @@ static void forget(struct job *job)
 static int begin(struct model *model, const struct peer *peer, enum job_kind kind, const char *name,
     const char *group, job_done done, void *userdata, struct job **ret_job, struct fault *fault)
 {
+    enum right right = kind == JOB_PARK ? RIGHT_PARK : kind == JOB_RESUME ? RIGHT_RESUME : RIGHT_DISCONNECT;
     struct link *link = NULL;
     struct job *job;
     bool any = false;
@@ -727,7 +732,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
     if (group && !name_is_valid(group))
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "group", 0);
     if (name) {
-        r = get_link(model, peer, name, &link, fault);
+        r = get_link(model, peer, right, name, &link, fault);
         if (r)
             return r;
         /* Disconnect does not wait for others' calls: they fail. */
@@ -748,7 +753,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
     }
     RB_FOREACH (link, link_tree, &model->links) {
         if (!link->acknowledged || !link->group || strcmp(link->group, group) != 0 ||
-            !policy_allows(peer, &link->owner))
+            !model_may(model, peer, right, link->name, &link->owner))
             continue;
         any = true;
         if ((!busy_with(link) || kind == JOB_DISCONNECT) && is_for(link, kind))
@@ -884,7 +889,7 @@ int model_move(struct model *model, const struct peer *peer, const char *name, c
     const char *reason;
     int r;
 
-    r = get_link(model, peer, name, &link, fault);
+    r = get_link(model, peer, RIGHT_MOVE, name, &link, fault);
     if (r)
         return r;
     if (endpoint_parse(from, &old, &reason) < 0)
@@ -927,10 +932,12 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     struct job *job;
     struct end *end;
     const struct link *busy = NULL;
+    char canonical[ENDPOINT_SIZE];
     bool any = false;
 
     if (endpoint_parse(text, &endpoint, &complaint) < 0)
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, complaint, 0);
+    endpoint_format(&endpoint, canonical);
     job = job_new(JOB_LEAVE, done, userdata);
     if (!job)
         return -ENOMEM;
@@ -943,7 +950,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
             if (end->link->job == job)
                 continue; /* it is there twice */
             any = true;
-            if (!policy_allows(peer, &end->link->owner))
+            if (!model_may(model, peer, RIGHT_LEAVE, canonical, &end->link->owner) &&
+                !model_may(model, peer, RIGHT_LEAVE, end->link->name, &end->link->owner))
                 continue;
             if (end->link->job)
                 busy = end->link;
@@ -984,7 +992,7 @@ int model_renew_link(
     struct link *link;
     int r;
 
-    r = get_link(model, peer, name, &link, fault);
+    r = get_link(model, peer, RIGHT_RENEW, name, &link, fault);
     if (r)
         return r == FAULT_INVALID ? fault_set(fault, FAULT_INVALID, NULL, NULL, "link", 0) : r;
     if (link->life.lifetime != LIFETIME_LEASE)

@@ -20,6 +20,22 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
     return 0;
 }
 
+void model_set_policy(struct model *model, const struct policy *policy)
+{
+    struct site *site;
+
+    model->policy = policy;
+    RB_FOREACH (site, site_tree, &model->sites)
+        site_adopt(model, site);
+    model_settle(model);
+}
+
+bool model_may(const struct model *model, const struct peer *peer, enum right right,
+    const char *name_or_endpoint, const struct peer *owner)
+{
+    return policy_may(model->policy, peer, right, name_or_endpoint, owner->uid);
+}
+
 struct model_counts model_count(const struct model *model)
 {
     return model->counts;

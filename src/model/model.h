@@ -311,6 +311,16 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
 /* Drops everything, unplugging nothing: for the end of the process. */
 struct model *model_free(struct model *model);
 
+/*
+ * Sets the rules. policy: borrowed, until the next call; NULL: none. Links that wait get what they may have
+ * from now on; what is linked already stays.
+ */
+void model_set_policy(struct model *model, const struct policy *policy);
+
+/* policy_may() by these rules. */
+bool model_may(const struct model *model, const struct peer *peer, enum right right,
+    const char *name_or_endpoint, const struct peer *owner);
+
 struct model_counts model_count(const struct model *model);
 
 const char *notice_name(enum notice notice);

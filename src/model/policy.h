@@ -82,16 +82,10 @@ static inline struct peer policy_owner(const struct peer *peer)
     return owner;
 }
 
-/* Whether peer may use and see what owner made. */
-static inline bool policy_allows(const struct peer *peer, const struct peer *owner)
-{
-    return peer->uid == 0 || peer->uid == owner->uid;
-}
-
 /*
  * Whether an end that is meant for uid's agent, or uid's eventfd, may have what owner attached or holds:
  * nobody collects somebody else's eventfd by attaching under a VM's name first, nor rings into a VM that was
- * not there yet.
+ * not there yet. Rules change what it is meant for: see site_adopt().
  */
 static inline bool policy_collects(const struct peer *owner, uid_t uid)
 {

@@ -30,6 +30,7 @@ struct model {
     const struct model_hooks *hooks;
     void *userdata;
     struct evaio *aio;
+    const struct policy *policy; /* NULL: none */
     struct held_tree held;
     struct link_tree links;
     struct agent_tree agents;
@@ -84,6 +85,7 @@ void held_drop(struct model *model, struct held *held, enum notice why);
 int site_get(struct model *model, enum subsystem subsystem, const char *name, struct site **ret_site);
 struct site *site_find(struct model *model, enum subsystem subsystem, const char *name);
 void site_put(struct model *model, struct site *site);
+void site_adopt(struct model *model, struct site *site);
 
 /* link.c */
 struct link *link_find(struct model *model, const char *name);

@@ -292,6 +292,31 @@ void connection_resume(struct connection *connection)
     event_active(connection->again, EV_TIMEOUT, 0);
 }
 
+/* The peer's supplementary groups, as they were when it connected. */
+static int read_groups(int fd, struct groups **ret_groups)
+{
+    struct groups *groups = NULL, *more;
+    socklen_t length = 0;
+    int r;
+
+    do {
+        more = realloc(groups, sizeof(*groups) + length);
+        if (!more) {
+            free(groups);
+            return -ENOMEM;
+        }
+        groups = more;
+        r = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups->gids, &length);
+    } while (r < 0 && errno == ERANGE);
+    if (r < 0) {
+        free(groups);
+        return -errno;
+    }
+    groups->n = length / sizeof(gid_t);
+    *ret_groups = groups;
+    return 0;
+}
+
 int connection_new(struct server *server, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
@@ -313,8 +338,12 @@ int connection_new(struct server *server, int fd)
         goto fail;
     }
     connection->pause = PAUSE_FIRST;
-    connection->peer =
-        (struct peer){ .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid };
+    r = read_groups(fd, &connection->groups);
+    if (r < 0)
+        goto fail;
+    connection->peer = (struct peer){
+        .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
+    };
     /* A listening socket may have it on: credentials in the control data are not asked for. */
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 #ifdef SO_PASSPIDFD
@@ -366,6 +395,7 @@ struct connection *connection_free(struct connection *connection)
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);
+    free(connection->groups);
     free(connection);
     return NULL;
 }

@@ -14,6 +14,7 @@ struct connection {
     struct server *server;
     int fd;
     struct peer peer;
+    struct groups *groups;    /* that peer points to */
     struct lifeline lifeline; /* what ends with it */
     struct frame_in in;
     struct frame_out out;

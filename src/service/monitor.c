@@ -23,7 +23,11 @@ struct monitor {
 
 static bool is_wanted(const struct monitor *monitor, const struct news *news)
 {
-    if (!policy_allows(&monitor->connection->peer, news->owner) ||
+    const struct connection *connection = monitor->connection;
+    const struct model *model = connection->server->model;
+
+    if (!(model_may(model, &connection->peer, RIGHT_LIST, news->subject, news->owner) ||
+            (news->link && model_may(model, &connection->peer, RIGHT_LIST, news->link, news->owner))) ||
         (!monitor->all && !monitor->wanted[news->notice]))
         return false;
     return !monitor->match || fnmatch(monitor->match, news->subject, 0) == 0 ||

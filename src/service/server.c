@@ -175,6 +175,7 @@ static void apply_config(struct server *server)
 {
     server->agent_timeout =
         server->options.agent_timeout ? server->options.agent_timeout : server->config->agent_timeout;
+    model_set_policy(server->model, &server->config->policy);
 }
 
 /* Who may connect to the socket that was bound here. -errno, after a message. */
@@ -196,16 +197,17 @@ static int apply_socket(const struct server *server)
 /* All or nothing: with a configuration that is invalid, the one that is there stays. */
 static void reload(struct server *server)
 {
-    struct config *config;
+    struct config *config, *old;
 
     (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
     if (config_load(config_folders, server->options.config, &config) < 0) {
         log_error("the configuration is invalid: the one from before stays");
     } else {
-        config_free(server->config);
+        old = server->config;
         server->config = config;
         apply_config(server);
         (void)apply_socket(server);
+        config_free(old);
         log_info("the configuration was read again");
     }
     (void)sd_notify(0, "READY=1");
@@ -421,7 +423,11 @@ static int start(struct server *server, struct passed *passed, const struct serv
     r = make_events(server);
     if (r < 0)
         return r;
-    return options->vault ? vault_open(server, passed) : 0;
+    apply_config(server);
+    r = options->vault ? vault_open(server, passed) : 0;
+    if (r >= 0)
+        apply_config(server); /* to what came back as well */
+    return r;
 }
 
 int server_new(const struct server_options *options, struct server **ret_server)
@@ -439,10 +445,8 @@ int server_new(const struct server_options *options, struct server **ret_server)
     raise_limit();
     (void)signal(SIGPIPE, SIG_IGN);
     r = config_load(config_folders, options->config, &server->config);
-    if (r >= 0) {
-        apply_config(server);
+    if (r >= 0)
         r = passed_new(&passed);
-    }
     if (r >= 0)
         r = discard_start();
     if (r >= 0)
