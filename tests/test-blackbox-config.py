@@ -12,6 +12,7 @@ import unittest
 
 import blackbox
 import evlink
+import keeper
 
 
 def evlinkctl():
@@ -499,6 +500,214 @@ class Rules(Case):
         self.reload(self.broker, self.ATTACH + self.CONNECT)
         evlink.until(lambda: self.link_state(self.bob, "l") == "linked")
         self.broker.stop()
+
+
+LINK = "[Link %s]\nProducers=%s\nConsumers=%s\n"
+
+
+@blackbox.needs_root
+class Links(Case):
+    """[Link]: there from the start, and what a reload does with them."""
+
+    def ends(self, link):
+        return {end["endpoint"]: end["state"] for end in link["producers"] + link["consumers"]}
+
+    def wait_state(self, client, name, state):
+        evlink.until(lambda: client.list("Links").get(name, {}).get("state") == state, f"{name} to be {state}")
+        return client.list("Links")[name]
+
+    def attach(self, connection, name, vms):
+        agent = evlink.Agent.attach(connection, name, {vm: None for vm in vms})
+        self.addCleanup(agent.hang_up)
+        return agent
+
+    def test_waits(self):
+        """It waits for its ends, is linked when they come, and waits again."""
+        broker = self.start(LINK % ("ring", "kvm/a/pio/0x510/2=1", "kvm/b/gsi/0xa") + "Group=g\n")
+        client = self.connect(broker)
+        link = client.list("Links")["ring"]
+        self.assertEqual((link["state"], link["group"], link["lifetime"]), ("waiting", "g", "persistent"))
+        self.assertEqual((link["owner"]["uid"], link["owner"]["gid"]), (0, 0))
+        self.assertEqual(self.ends(link), {"kvm/a/pio/0x510/2=0x1": "absent", "kvm/b/gsi/10": "absent"})
+        self.assertEqual(client.call("Status")["links"], 1)
+        self.assert_error(
+            "NameTaken", client, "Connect", {"name": "ring", "producers": ["eventfd/x"], "consumers": ["eventfd/y"]}
+        )
+        agent = self.attach(client, "one", "ab")
+        self.wait_state(client, "ring", "linked")
+        self.assertEqual({endpoint for endpoint, _ in agent.plugged}, {"kvm/a/pio/0x510/2=0x1", "kvm/b/gsi/10"})
+        agent.hang_up()
+        self.wait_state(client, "ring", "waiting")
+        broker.stop()
+
+    def test_user(self):
+        """It gets what its user attaches, and nobody else."""
+        broker = self.start(LINK % ("ring", "kvm/a/pio/1", "eventfd/bell") + f"User={ALICE}\n")
+        alice, bob = self.connect(broker, ALICE), self.connect(broker, BOB)
+        self.assertEqual(bob.list("Links"), {})
+        self.assertEqual(alice.list("Links")["ring"]["owner"]["uid"], ALICE)
+        bob.hold("bell")
+        stranger = self.attach(bob, "stranger", "a")
+        self.assertEqual(set(self.ends(alice.list("Links")["ring"]).values()), {"absent"})
+        bob.call("Release", {"name": "bell"})
+        bob.call("Detach", {"name": "stranger"})
+        self.assertEqual(stranger.requests, [])
+        alice.hold("bell")
+        self.attach(alice, "mine", "a")
+        self.wait_state(alice, "ring", "linked")
+        broker.stop()
+
+    def test_attach(self):
+        """One of root's, whose end somebody may attach."""
+        broker = self.start(
+            LINK % ("ring", "kvm/a/pio/1", "kvm/b/gsi/1")
+            + f"[Allow x]\nUser={ALICE}\nVerbs=attach\nEndpoints=kvm/a/* kvm/b/*\n"
+        )
+        client = self.connect(broker)
+        bob = self.attach(self.connect(broker, BOB), "bob", "b")
+        self.attach(self.connect(broker, ALICE), "alice", "a")
+        evlink.until(lambda: self.ends(client.list("Links")["ring"])["kvm/a/pio/0x1"] == "plugged")
+        self.assertEqual(self.ends(client.list("Links")["ring"])["kvm/b/gsi/1"], "absent")
+        self.assertEqual(bob.requests, [])
+        broker.stop()
+
+    def test_refused(self):
+        """An end that refuses does not make it go away."""
+        broker = self.start("")
+        client = self.connect(broker)
+        agent = self.attach(client, "one", "ab")
+        agent.refuse["kvm/b/gsi/1"] = 28
+        self.reload(broker, LINK % ("ring", "kvm/a/pio/1", "kvm/b/gsi/1"))
+        self.wait_state(client, "ring", "failed")
+        broker.stop()
+
+    def test_reload(self):
+        """What was changed is made anew, what is gone is disconnected, and nothing else is touched."""
+        same = LINK % ("same", "kvm/a/pio/1", "kvm/b/gsi/1")
+        broker = self.start(
+            same + LINK % ("changed", "kvm/a/pio/2", "kvm/b/gsi/2") + LINK % ("gone", "kvm/a/pio/3", "kvm/b/gsi/3")
+        )
+        client = self.connect(broker)
+        agent = self.attach(client, "one", "ab")
+        for name in ("same", "changed", "gone"):
+            self.wait_state(client, name, "linked")
+        client.connect(["kvm/a/pio/4"], ["kvm/b/gsi/4"], name="mine")
+        before = client.list("Links")
+        n = len(agent.requests)
+        self.reload(
+            broker,
+            "# moved down\n" + LINK % ("new", "kvm/a/pio/5", "kvm/b/gsi/5")
+            + LINK % ("changed", "kvm/a/pio/2", "kvm/b/gsi/2 kvm/b/gsi/6") + same,
+        )
+        evlink.until(lambda: set(client.list("Links")) == {"same", "changed", "new", "mine"}, "the links")
+        link = self.wait_state(client, "changed", "linked")
+        self.wait_state(client, "new", "linked")
+        self.assertTrue(link["relayed"])
+        after = client.list("Links")
+        self.assertEqual([after[name] for name in ("same", "mine")], [before[name] for name in ("same", "mine")])
+        touched = {endpoint.split("/", 2)[2] for _, endpoint in agent.log()[n:] if endpoint}
+        self.assertFalse(touched & {"pio/0x1", "gsi/1", "pio/0x4", "gsi/4"}, touched)
+        self.assertEqual(
+            {endpoint for endpoint, _ in agent.plugged},
+            {f"kvm/a/pio/0x{i}" for i in (1, 2, 4, 5)} | {f"kvm/b/gsi/{i}" for i in (1, 2, 4, 5, 6)},
+        )
+        # Each of what a section says makes a change, and an invalid configuration none.
+        self.reload(broker, same + "[Link x]\n", good=False)
+        self.assertEqual(client.list("Links"), after)
+        since = after["same"]["since"]
+        for more in ("Group=g\n", "Group=h\n", ""):
+            self.reload(broker, same + more)
+            evlink.until(lambda: client.list("Links").get("same", {}).get("since", since) > since)
+            since = client.list("Links")["same"]["since"]
+        # What was moved or parked by hand stays so.
+        self.wait_state(client, "same", "linked")
+        client.call("Move", {"name": "same", "from": "kvm/b/gsi/1", "to": "kvm/b/gsi/9"})
+        client.call("Park", {"name": "same"})
+        before = client.list("Links")
+        self.reload(broker, "\n" + same)
+        self.assertEqual(client.list("Links"), before)
+        # What was disconnected by hand is there again.
+        client.call("Disconnect", {"name": "same"})
+        self.assertEqual(list(client.list("Links")), ["mine"])
+        self.reload(broker, same)
+        self.wait_state(client, "same", "linked")
+        self.reload(broker, "")
+        evlink.until(lambda: list(client.list("Links")) == ["mine"])
+        broker.stop()
+
+    def test_restart(self):
+        """Links outlive evlinkd, and what has changed meanwhile counts as a reload."""
+        self.write("".join(LINK % (f"l{i}", f"kvm/a/pio/{i}", f"kvm/b/gsi/{i}") for i in range(1, 4)))
+        broker = keeper.Keeper("--config=" + self.file)
+        self.addCleanup(broker.stop)
+        client = self.connect(broker)
+        agent = self.attach(client, "one", "ab")
+        for name in ("l1", "l2", "l3"):
+            self.wait_state(client, name, "linked")
+        client.call("Move", {"name": "l1", "from": "kvm/b/gsi/1", "to": "kvm/b/gsi/9"})
+        before = client.list("Links")
+        n = len(agent.requests)
+        broker.kill()
+        client = self.connect(broker)
+        self.assertEqual(client.list("Links"), before)
+        self.assertEqual({request.method for request in agent.requests[n:]} - {"Inventory"}, set())
+        self.write(LINK % ("l4", "kvm/a/pio/3", "kvm/b/gsi/4") + LINK % ("l1", "kvm/a/pio/1", "kvm/b/gsi/1"))
+        broker.kill()
+        client = self.connect(broker)
+        evlink.until(lambda: list(client.list("Links")) == ["l1", "l4"])
+        self.wait_state(client, "l4", "linked")
+        self.assertEqual(client.list("Links")["l1"], before["l1"])
+        self.assertEqual(
+            {endpoint for endpoint, _ in agent.plugged}, {"kvm/a/pio/0x1", "kvm/b/gsi/9", "kvm/a/pio/0x3", "kvm/b/gsi/4"}
+        )
+        # An invalid one is no reason to forget anything.
+        self.write("[Nonsense]\n")
+        broker.kill()
+        evlink.until(lambda: "[Nonsense]" in broker.said())
+        self.write("")
+        evlink.until(lambda: broker.ready.is_set())
+        client = self.connect(broker)
+        evlink.until(lambda: agent.plugged == {})
+        self.assertEqual(client.list("Links"), {})
+
+    def test_in_the_way(self):
+        """What has its name or its end is told, and it is made when that is gone."""
+        broker = self.start("")
+        client = self.connect(broker)
+        client.connect(["eventfd/x"], ["eventfd/y"], name="ring")
+        client.connect(["kvm/a/pio/1"], ["kvm/a/gsi/1"], name="other")
+        alice = self.connect(broker, ALICE)
+        alice.hold("hers")
+        said = self.reload(
+            broker,
+            LINK % ("ring", "kvm/c/pio/1", "kvm/c/gsi/1") + LINK % ("end", "kvm/a/pio/1", "eventfd/z")
+            + LINK % ("right", "eventfd/hers", "kvm/c/gsi/2") + f"User={BOB}\n",
+        )
+        evlink.until(lambda: broker.said().count("cannot make the configured link") == 3)
+        self.assertIn("link ring: ring: another link has its name", broker.said())
+        self.assertIn("link end: kvm/a/pio/0x1: another link has this end", broker.said())
+        self.assertIn("link right: its user has no right", broker.said())
+        self.assertEqual(list(client.list("Links")), ["other", "ring"], said)
+        client.call("Disconnect", {"name": "ring"})
+        client.call("Disconnect", {"name": "other"})
+        alice.call("Release", {"name": "hers"})
+        evlink.until(lambda: list(client.list("Links")) == ["end", "right", "ring"])
+        self.assertEqual(broker.said().count("cannot make"), 3)
+        broker.stop()
+
+    def test_silent_agent(self):
+        """A changed link whose agent does not answer is made anew as soon as it does."""
+        broker = self.start(LINK % ("ring", "kvm/a/pio/1", "kvm/a/gsi/1"), "--agent-timeout=0.2")
+        client = self.connect(broker)
+        agent = self.attach(client, "one", "a")
+        self.wait_state(client, "ring", "linked")
+        agent.gate.clear()
+        self.reload(broker, LINK % ("ring", "kvm/a/pio/1", "kvm/a/gsi/2"))
+        evlink.until(lambda: "ring" not in client.list("Links"))
+        agent.gate.set()
+        self.wait_state(client, "ring", "linked")
+        self.assertEqual({endpoint for endpoint, _ in agent.plugged}, {"kvm/a/pio/0x1", "kvm/a/gsi/2"})
+        broker.stop()
 
 
 @blackbox.needs_root

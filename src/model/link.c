@@ -614,6 +614,29 @@ static int prepare(struct model *model, const struct peer *peer, const struct li
     return 0;
 }
 
+/* A Connect that cannot be leaves nothing behind. */
+static void unprepare(struct model *model, struct job *job)
+{
+    struct link *link;
+
+    while ((link = TAILQ_FIRST(&job->links))) {
+        TAILQ_REMOVE(&job->links, link, in_job);
+        if (link->named)
+            RB_REMOVE(link_tree, &model->links, link);
+        link_free(model, link);
+    }
+    free(job);
+}
+
+static void begin_link(struct model *model, struct link *link, const struct life_request *life)
+{
+    if (!link->named)
+        name_link(model, link);
+    life_init(model, &link->life, life, true);
+    saved_init(model, &link->saved, SAVED_LINK);
+    link_touch(model, link);
+}
+
 int model_connect(struct model *model, const struct peer *peer, const struct link_request *requests, size_t n,
     bool wait, const struct life_request *life, job_done done, void *userdata, struct job **ret_job,
     struct fault *fault)
@@ -626,25 +649,43 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
         return -ENOMEM;
     r = prepare(model, peer, requests, n, wait, job, fault);
     if (r) {
-        while ((link = TAILQ_FIRST(&job->links))) {
-            TAILQ_REMOVE(&job->links, link, in_job);
-            if (link->named)
-                RB_REMOVE(link_tree, &model->links, link);
-            link_free(model, link);
-        }
-        free(job);
+        unprepare(model, job);
         return r;
     }
     *ret_job = job;
-    TAILQ_FOREACH (link, &job->links, in_job) {
-        if (!link->named)
-            name_link(model, link);
-        life_init(model, &link->life, life, true);
-        saved_init(model, &link->saved, SAVED_LINK);
-        link_touch(model, link);
-    }
+    TAILQ_FOREACH (link, &job->links, in_job)
+        begin_link(model, link, life);
     model_settle(model);
     return 0;
+}
+
+int model_establish(struct model *model, const struct peer *owner, const struct link_request *request,
+    uint64_t mark, struct fault *fault)
+{
+    const struct life_request life = { .lifetime = LIFETIME_PERSISTENT };
+    struct job *job = job_new(JOB_CONNECT, NULL, NULL);
+    struct link *link;
+    int r;
+
+    if (!job)
+        return -ENOMEM;
+    r = prepare(model, owner, request, 1, true, job, fault);
+    if (r) {
+        unprepare(model, job);
+        return r;
+    }
+    link = TAILQ_FIRST(&job->links);
+    link->configured = mark;
+    begin_link(model, link, &life);
+    /* It is acknowledged before anything is asked: nothing can fail it any more. */
+    job_finish(model, job);
+    model_settle(model);
+    return 0;
+}
+
+struct link *model_find_link(struct model *model, const char *name)
+{
+    return link_find(model, name);
 }
 
 /* ---- Verbs on links that are there

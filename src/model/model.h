@@ -182,6 +182,7 @@ struct link {
     int64_t since;
     enum link_goal goal;
     enum link_state state;
+    uint64_t configured; /* the configuration's mark; 0: it is not from there */
     bool relayed;
     bool acknowledged;     /* its Connect was answered: it is listed */
     bool named;            /* it is in the tree of names; else it only waits for its dirty ends */
@@ -423,6 +424,13 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
     bool wait, const struct life_request *life, job_done done, void *userdata, struct job **ret_job,
     struct fault *fault);
 
+/*
+ * Makes a link that stands whatever becomes of its ends: it waits for those that are not there, and has
+ * failed where one refuses. mark: see struct link.
+ */
+int model_establish(struct model *model, const struct peer *owner, const struct link_request *request,
+    uint64_t mark, struct fault *fault);
+
 /* A link's name or a group, exactly one of them, for each of these. Park and Resume tell the links. */
 int model_disconnect(struct model *model, const struct peer *peer, const char *name, const char *group,
     job_done done, void *userdata, struct job **ret_job, struct fault *fault);
@@ -445,6 +453,9 @@ void model_forwarded(struct link *link, uint64_t count);
 
 /* Whoever waits for a job is gone: done is not called any more. What was begun goes on. */
 void job_forsake(struct job *job);
+
+/* The link of that name; NULL: none. Its Connect may not be answered yet. */
+struct link *model_find_link(struct model *model, const char *name);
 
 /* As model_next_held(), only those whose Connect was answered. */
 struct link *model_next_link(struct model *model, const char *name);

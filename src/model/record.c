@@ -42,6 +42,7 @@ enum {
     TAG_RENEW = 50,
     TAG_END = 51,  /* fields of its own, one each */
     TAG_OURS = 52, /* an eventfd that the broker made */
+    TAG_CONFIGURED = 58,
     /* ends */
     TAG_ENDPOINT = 60,
     TAG_PRODUCER = 61,
@@ -218,6 +219,7 @@ static void record_link(const struct link *link, struct packer *packer)
     pack_number(packer, TAG_FORWARDED, link->forwarded);
     pack_number(packer, TAG_RESAMPLE, number_of(link->resample));
     pack_number(packer, TAG_RENEW, number_of(link->renew));
+    pack_number(packer, TAG_CONFIGURED, link->configured);
     for (size_t i = 0; i < link->n_ends; i++)
         record_end(link->ends[i], packer);
 }
@@ -702,6 +704,7 @@ static int restore_link(
     link->acknowledged = common.numbers[TAG_ACKNOWLEDGED];
     link->forwarded = common.numbers[TAG_FORWARDED];
     link->named = !gone;
+    link->configured = common.numbers[TAG_CONFIGURED];
     /* What was not answered did not happen. */
     if (!link->acknowledged)
         link->goal = GOAL_DOWN;

@@ -112,6 +112,15 @@ static int look_up(const char *name, bool group, uint32_t *ret_id)
     return 0;
 }
 
+static gid_t primary_group(uid_t uid)
+{
+    struct passwd passwd, *found = NULL;
+    CLEANUP(freep) char *buffer = malloc(NSS_MAX);
+
+    return buffer && getpwuid_r(uid, &passwd, buffer, NSS_MAX, &found) == 0 && found ? found->pw_gid
+                                                                                     : (gid_t)-1;
+}
+
 static int read_id(const char *text, bool group, uint32_t *ret_id, char what[static WHAT_SIZE])
 {
     uint64_t number;
@@ -601,6 +610,29 @@ static void take_rule(struct loading *loading, const struct section *section, st
     need(loading, section, rule->names || rule->endpoints, "Names= and no Endpoints=");
 }
 
+/* FNV-1a */
+static uint64_t add_mark(uint64_t mark, const void *data, size_t length)
+{
+    const unsigned char *bytes = data;
+
+    for (size_t i = 0; i < length; i++)
+        mark = (mark ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return mark;
+}
+
+static uint64_t mark_of(const struct config_link *link)
+{
+    char **const lists[] = { link->producers, link->consumers, (char *[]){ link->group, NULL } };
+    uint64_t mark = add_mark(UINT64_C(0xcbf29ce484222325), &link->owner, sizeof(link->owner));
+
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        for (char **string = lists[i]; string && *string; string++)
+            mark = add_mark(mark, *string, strlen(*string) + 1);
+        mark = add_mark(mark, "", 1);
+    }
+    return mark ? mark : 1;
+}
+
 static void take_link(struct loading *loading, const struct section *section, struct config *from)
 {
     struct config_link *link = &loading->config->links[loading->config->n_links++];
@@ -610,6 +642,8 @@ static void take_link(struct loading *loading, const struct section *section, st
     take_section(loading, section, link, from);
     need(loading, section, link->producers, "Producers=");
     need(loading, section, link->consumers, "Consumers=");
+    link->owner_gid = primary_group(link->owner);
+    link->mark = mark_of(link);
 }
 
 /* From what the files say to what it means. */

@@ -26,6 +26,8 @@ struct config_link {
     char **producers, **consumers; /* endpoints in canonical form, NULL-terminated */
     char *group;                   /* NULL: none */
     uid_t owner;
+    gid_t owner_gid; /* its primary group; (gid_t)-1: it has none */
+    uint64_t mark;   /* of what this says, never 0 */
 };
 
 struct config {

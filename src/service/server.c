@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "model/record.h"
 #include "service/config.h"
+#include "service/config_links.h"
 #include "service/connection.h"
 #include "service/journal.h"
 #include "service/monitor.h"
@@ -53,6 +54,7 @@ static void on_agent_forgotten(void *userdata, struct agent *agent)
 static void on_news(void *userdata, const struct news *news)
 {
     journal_news(news);
+    config_links_news(userdata, news);
     monitor_news(userdata, news);
 }
 
@@ -141,6 +143,9 @@ static void end_recovery(struct server *server)
     struct connection *connection;
 
     server->recovering = false;
+    /* Before clients can take their names. */
+    config_links_apply(server);
+    server_sync(server);
     LIST_FOREACH (connection, &server->connections, in_server)
         connection_resume(connection);
 }
@@ -207,6 +212,8 @@ static void reload(struct server *server)
         server->config = config;
         apply_config(server);
         (void)apply_socket(server);
+        if (!server->recovering)
+            config_links_apply(server);
         config_free(old);
         log_info("the configuration was read again");
     }
@@ -376,7 +383,8 @@ static int make_events(struct server *server)
     server->timer = evtimer_new(server->base, on_timer, server);
     server->accept_again = evtimer_new(server->base, on_accept_again, server);
     server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
-    if (!server->timer || !server->accept_again || !server->accept || event_add(server->accept, NULL) < 0)
+    if (config_links_new(server) < 0 || !server->timer || !server->accept_again || !server->accept ||
+        event_add(server->accept, NULL) < 0)
         return -ENOMEM;
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         server->signals[i] = evsignal_new(server->base, numbers[i], on_signal, server);
@@ -480,6 +488,8 @@ static void tell_ready(const struct server *server)
 int server_run(struct server *server)
 {
     server->recovering = model_is_recovering(server->model);
+    if (!server->recovering)
+        config_links_apply(server);
     server_arm(server);
     tell_ready(server);
     if (event_base_dispatch(server->base) < 0)
@@ -491,7 +501,7 @@ int server_run(struct server *server)
 static void free_events(struct server *server)
 {
     struct event *events[] = { server->timer, server->accept, server->accept_again, server->watchdog,
-        server->signals[0], server->signals[1], server->signals[2] };
+        server->relink, server->signals[0], server->signals[1], server->signals[2] };
 
     for (size_t i = 0; i < ARRAY_SIZE(events); i++)
         if (events[i])

@@ -34,7 +34,10 @@ struct server {
     int64_t started_at; /* since the epoch */
     struct server_options options;
     int64_t agent_timeout; /* microseconds */
-    int64_t armed;         /* the deadline that the timer stands at; -1: none */
+    bool links_missing;    /* of the configuration's */
+    int relink_after;      /* seconds, until they are tried again */
+    struct event *relink;
+    int64_t armed; /* the deadline that the timer stands at; -1: none */
     struct event *timer;
     struct event *accept;
     struct event *accept_again; /* where the descriptor table was full */
