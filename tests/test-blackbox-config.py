@@ -711,6 +711,183 @@ class Links(Case):
 
 
 @blackbox.needs_root
+class Limits(Case):
+    """What one user has is what is counted, others are not held up, and what has gone counts no more."""
+
+    def serve(self, key, limit):
+        self.broker = self.start(f"[Broker]\n{key}={limit}\n")
+        self.root = self.connect(self.broker)
+        self.alice = self.connect(self.broker, ALICE)
+        self.bob = self.connect(self.broker, BOB)
+
+    def exceeded(self, what, limit, connection, method, parameters, fds=()):
+        before = self.root.call("Status")
+        error = self.assert_error("QuotaExceeded", connection, method, parameters, fds)
+        self.assertEqual(error.parameters, {"what": what, "limit": limit})
+        self.assertEqual(self.root.call("Status"), before)
+
+    def test_eventfds(self):
+        self.serve("MaxEventfdsPerUser", 3)
+        what = "eventfds of one user"
+        mine = [os.eventfd(0) for _ in range(4)]
+        for fd in mine:
+            self.addCleanup(os.close, fd)
+        self.exceeded(what, 3, self.alice, "HoldMany", {"names": list("abcd")}, mine)
+        self.alice.hold("a")
+        self.exceeded(what, 3, self.alice, "HoldMany", {"names": list("bcd")}, mine[:3])
+        self.alice.call("HoldMany", {"names": list("bc")}, mine[:2])
+        self.exceeded(what, 3, self.alice, "Hold", {"name": "d"})
+        # Somebody else's, and a name that is taken is told first.
+        self.bob.hold("d")
+        self.assert_error("NameTaken", self.alice, "Hold", {"name": "d"})
+        self.exceeded(what, 3, self.connect(self.broker, ALICE), "Hold", {"name": "e"})
+        self.alice.call("Release", {"name": "a"})
+        other = self.connect(self.broker, ALICE)
+        other.hold("e", lifetime="connection")
+        self.exceeded(what, 3, self.alice, "Hold", {"name": "f"})
+        other.close()
+        evlink.until(lambda: "e" not in self.alice.list("Eventfds"))
+        self.alice.hold("f")
+        # A lower limit takes nothing away.
+        self.reload(self.broker, "[Broker]\nMaxEventfdsPerUser=1\n")
+        self.exceeded(what, 1, self.alice, "Hold", {"name": "g"})
+        self.assertEqual(list(self.alice.list("Eventfds")), ["b", "c", "f"])
+        self.exceeded(what, 1, self.bob, "Hold", {"name": "g"})
+        self.reload(self.broker, "[Broker]\nMaxEventfdsPerUser=0\n")
+        self.exceeded(what, 0, self.root, "Hold", {"name": "g"})
+        self.broker.stop()
+
+    def test_links(self):
+        """One with several consumers counts for each."""
+        self.serve("MaxLinksPerUser", 4)
+        what = "links of one user"
+        fds = len(self.broker.fds())
+        specs = [{"producers": [f"kvm/a/pio/{i}"], "consumers": [f"kvm/a/gsi/{i}"]} for i in range(9)]
+        self.exceeded(what, 4, self.alice, "ConnectMany", {"links": specs[:5]})
+        self.alice.call("ConnectMany", {"links": specs[:2]})
+        self.exceeded(
+            what, 4, self.alice, "Connect", {"producers": ["kvm/a/pio/8"], "consumers": [f"kvm/a/gsi/{i}" for i in (6, 7, 8)]}
+        )
+        self.alice.connect(["kvm/a/pio/8"], ["kvm/a/gsi/7", "kvm/a/gsi/8"], name="two")
+        self.exceeded(what, 4, self.alice, "Connect", specs[3])
+        # What is said before it.
+        self.assert_error("EndpointBusy", self.alice, "Connect", specs[0])
+        self.assert_error("NotAttached", self.alice, "Connect", dict(specs[3], wait=False))
+        self.bob.call("ConnectMany", {"links": specs[:4]})
+        self.alice.call("Disconnect", {"name": "two"})
+        self.alice.call("ConnectMany", {"links": specs[3:5]})
+        self.exceeded(what, 4, self.alice, "Connect", specs[5])
+        for connection in (self.alice, self.bob):
+            for name in connection.list("Links"):
+                connection.call("Disconnect", {"name": name})
+        self.assertEqual(len(self.broker.fds()), fds)
+        # The configuration's are their owner's, and wait until there is room.
+        self.alice.call("ConnectMany", {"links": specs[:4]})
+        self.reload(
+            self.broker,
+            "[Broker]\nMaxLinksPerUser=4\n" + LINK % ("ring", "kvm/b/pio/1", "kvm/b/gsi/1") + f"User={ALICE}\n",
+        )
+        evlink.until(lambda: "cannot make the configured link ring" in self.broker.said())
+        self.assertNotIn("ring", self.alice.list("Links"))
+        self.alice.call("Disconnect", {"name": next(iter(self.alice.list("Links")))})
+        evlink.until(lambda: "ring" in self.alice.list("Links"))
+        self.exceeded(what, 4, self.alice, "Connect", specs[5])
+        self.broker.stop()
+
+    def test_agents(self):
+        self.serve("MaxAgentsPerUser", 2)
+        agents = [evlink.Agent.attach(self.alice, f"a{i}", {f"v{i}": None}) for i in range(2)]
+        attach = {"name": "a2", "subsystems": [{"kind": "kvm", "name": "v2"}]}
+        fds = len(self.broker.fds())
+        self.exceeded("agents of one user", 2, self.alice, "Attach", attach)
+        self.assertEqual(len(self.broker.fds()), fds)
+        agents.append(evlink.Agent.attach(self.bob, "b", {"w": None}))
+        self.alice.call("Detach", {"name": "a0"})
+        agents.append(evlink.Agent.attach(self.alice, "a2", {"v2": None}))
+        self.exceeded("agents of one user", 2, self.alice, "Attach", dict(attach, name="a3", subsystems=[{"kind": "kvm", "name": "v3"}]))
+        agents[1].hang_up()
+        evlink.until(lambda: "a1" not in self.alice.list("Agents"))
+        agents.append(evlink.Agent.attach(self.alice, "a4", {"v4": None}))
+        for agent in agents:
+            agent.hang_up()
+        self.broker.stop()
+
+    def test_subscribers(self):
+        self.serve("MaxSubscribersPerUser", 2)
+        watching = [self.connect(self.broker, ALICE) for _ in range(2)]
+        for connection in watching:
+            connection.start("Monitor", more=True)
+            connection.finish()
+        with self.assertRaises(evlink.Error) as caught:
+            self.alice.stream("Monitor")
+        self.assertEqual(caught.exception.parameters, {"what": "subscribers of one user", "limit": 2})
+        self.bob.start("Monitor", more=True)
+        self.bob.finish()
+        watching[0].close()
+        evlink.until(lambda: self.root.call("Status")["connections"] == 4)
+        self.alice.start("Monitor", more=True)
+        self.alice.finish()
+        self.broker.stop()
+
+    def turned_away(self, uid):
+        """What a connection that is too many hears first and last."""
+        connection = self.connect(self.broker, uid)
+        frame, _ = connection.receive()
+        self.assertTrue(connection.at_end())
+        message = json.loads(frame)
+        self.assertEqual(message["error"], "io.evlink.Broker.QuotaExceeded")
+        return message["parameters"]
+
+    def test_connections(self):
+        self.serve("MaxConnectionsPerUser", 2)
+        fds = len(self.broker.fds())
+        second = self.connect(self.broker, ALICE)
+        second.call("Status")
+        for _ in range(10):
+            self.assertEqual(self.turned_away(ALICE), {"what": "connections of one user", "limit": 2})
+        self.connect(self.broker, BOB).call("Status")
+        self.assertEqual(len(self.broker.fds()), fds + 2)
+        second.close()
+        evlink.until(lambda: self.root.call("Status")["connections"] == 4)
+        self.connect(self.broker, ALICE).call("Status")
+        # In all, and root gets in to see to it.
+        self.reload(self.broker, "[Broker]\nMaxConnections=5\n")
+        self.assertEqual(self.turned_away(CAROL), {"what": "connections", "limit": 5})
+        self.connect(self.broker).call("Status")
+        self.bob.close()
+        self.broker.stop()
+
+    def test_restart(self):
+        """What came back counts."""
+        self.write("[Broker]\nMaxEventfdsPerUser=2\nMaxLinksPerUser=2\nMaxAgentsPerUser=1\n")
+        broker = keeper.Keeper("--config=" + self.file)
+        self.addCleanup(broker.stop)
+        client = self.connect(broker)
+        agent = evlink.Agent.attach(client, "a", {"v": None})
+        self.addCleanup(agent.hang_up)
+        client.hold("x")
+        client.hold("y")
+        client.connect(["kvm/v/pio/1"], ["kvm/v/gsi/1", "kvm/v/gsi/2"], name="l")
+        broker.kill()
+        client = self.connect(broker)
+        calls = (
+            ("Hold", {"name": "z"}, "Release", {"name": "x"}),
+            ("Connect", {"producers": ["eventfd/q"], "consumers": ["kvm/w/gsi/1"]}, "Disconnect", {"name": "l"}),
+            ("Attach", {"name": "b", "subsystems": [{"kind": "kvm", "name": "w"}]}, "Detach", {"name": "a"}),
+        )
+        for method, parameters, _, _ in calls:
+            self.assert_error("QuotaExceeded", client, method, parameters)
+        for method, parameters, undo, what in calls:
+            client.call(undo, what)
+            client.call(method, parameters)
+        # With lower limits, all comes back.
+        self.write("[Broker]\nMaxEventfdsPerUser=0\nMaxLinksPerUser=0\nMaxAgentsPerUser=0\n")
+        broker.kill()
+        client = self.connect(broker)
+        self.assertEqual([len(client.list(what)) for what in ("Eventfds", "Links")], [2, 1])
+
+
+@blackbox.needs_root
 class Ctl(Case):
     def ctl(self, *arguments, uid=None):
         return subprocess.run(

@@ -146,7 +146,7 @@ static void test_drop_ins(void **state)
     config = load(NULL);
     assert_int_equal(config->agent_timeout, 50000000);
     assert_string_equal(from(config, "Broker", "AgentTimeout"), "2/evlinkd.conf.d/50-b.conf:2");
-    assert_int_equal(config->max_links_per_user, 1);
+    assert_int_equal(config->limits.of_user[QUOTA_LINKS], 1);
     assert_string_equal(config->files[1] + strlen(top), "/0/evlinkd.conf.d/30-c.conf");
     assert_string_equal(config->files[2] + strlen(top), "/1/evlinkd.conf.d/40-a.conf");
     assert_null(config->files[4]);

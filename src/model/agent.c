@@ -344,12 +344,19 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
 
 /* One that is in no tree and no site yet. */
 int agent_new(struct model *model, const struct peer *peer, const char *name,
-    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent)
+    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent, struct fault *fault)
 {
-    struct agent *agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+    struct agent *agent;
+    int r;
 
-    if (!agent)
+    r = model_charge(model, peer->uid, QUOTA_AGENTS, 1, fault);
+    if (r)
+        return r;
+    agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+    if (!agent) {
+        model_refund(model, peer->uid, QUOTA_AGENTS, 1);
         return -ENOMEM;
+    }
     strcpy(agent->name, name);
     agent->owner = policy_owner(peer);
     agent->since = clock_epoch();
@@ -377,8 +384,8 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
     r = model_may_attach(model, peer, name, subsystems, n, takeover, fault);
     if (r)
         return r;
-    r = agent_new(model, peer, name, subsystems, n, &agent);
-    if (r < 0)
+    r = agent_new(model, peer, name, subsystems, n, &agent, fault);
+    if (r)
         return r;
     agent->watched = watched;
     agent->session = session;
@@ -387,6 +394,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
         if (r < 0) {
             while (i-- > 0)
                 site_put(model, site_find(model, subsystems[i].subsystem, subsystems[i].name));
+            model_refund(model, peer->uid, QUOTA_AGENTS, 1);
             free(agent);
             return r;
         }
@@ -784,6 +792,7 @@ void agents_go(struct model *model)
             LIST_REMOVE(agent, in_going);
             saved_end(model, &agent->saved);
             model->hooks->agent_forgotten(model->userdata, agent);
+            model_refund(model, agent->owner.uid, QUOTA_AGENTS, 1);
             free(agent);
         }
     }

@@ -146,6 +146,8 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
     if (n > HOLD_MOST)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "eventfds in one call", HOLD_MOST);
     r = model_may_hold(model, names, n, fault);
+    if (r == 0)
+        r = model_charge(model, peer->uid, QUOTA_EVENTFDS, n, fault);
     if (r)
         return r;
     for (made = 0; made < n && r == 0; made++) {
@@ -173,6 +175,7 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
             free(helds[made]->eventfd); /* without its descriptor, which stays the caller's */
             free(helds[made]);
         }
+        model_refund(model, peer->uid, QUOTA_EVENTFDS, n);
         return r;
     }
     for (size_t i = 0; i < n; i++) {
@@ -278,6 +281,7 @@ void held_drop(struct model *model, struct held *held, enum notice why)
     }
     model_tell(model, why, held->name, NULL, NULL, &held->owner);
     saved_end(model, &held->saved);
+    model_refund(model, held->owner.uid, QUOTA_EVENTFDS, 1);
     eventfd_unref(held->eventfd);
     free(held);
 }

@@ -225,6 +225,7 @@ void link_free(struct model *model, struct link *link)
     eventfd_leave(model, link, link->resample);
     eventfd_unref(link->resample);
     saved_end(model, &link->saved);
+    model_refund(model, link->owner.uid, QUOTA_LINKS, link->charged);
     model->n_recovering -= link->recovering;
     for (char **label = link->labels; label && *label; label++)
         free(*label);
@@ -540,6 +541,20 @@ static int make_eventfds(struct model *model, struct link *link)
     return (link->relayed ? shares : !has_held) ? link_make_eventfd(model, link, NULL) : 0;
 }
 
+/* Charges a link to its owner, until it is freed. */
+int link_charge(struct model *model, struct link *link, struct fault *fault)
+{
+    size_t n = 0;
+    int r;
+
+    for (size_t i = 0; i < link->n_ends; i++)
+        n += !link->ends[i]->producer;
+    r = model_charge(model, link->owner.uid, QUOTA_LINKS, n, fault);
+    if (r == 0)
+        link->charged = n;
+    return r;
+}
+
 /* Gives a link its place among all others. */
 static int place_link(struct model *model, const struct peer *peer, struct link *link, struct fault *fault)
 {
@@ -550,7 +565,8 @@ static int place_link(struct model *model, const struct peer *peer, struct link 
         if (r)
             return r;
     }
-    return make_eventfds(model, link);
+    r = link_charge(model, link, fault);
+    return r ? r : make_eventfds(model, link);
 }
 
 static void name_link(struct model *model, struct link *link)

@@ -182,6 +182,7 @@ struct link {
     int64_t since;
     enum link_goal goal;
     enum link_state state;
+    size_t charged;      /* how often it counts for its owner's quota */
     uint64_t configured; /* the configuration's mark; 0: it is not from there */
     bool relayed;
     bool acknowledged;     /* its Connect was answered: it is listed */
@@ -311,6 +312,31 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
 
 /* Drops everything, unplugging nothing: for the end of the process. */
 struct model *model_free(struct model *model);
+
+/*
+ * What is charged to its owner before it is made, and refunded when the last of it is gone. A link counts
+ * once for each of its consumers.
+ */
+enum quota {
+    QUOTA_CONNECTIONS,
+    QUOTA_EVENTFDS,
+    QUOTA_LINKS,
+    QUOTA_AGENTS,
+    QUOTA_SUBSCRIBERS,
+};
+#define N_QUOTAS (QUOTA_SUBSCRIBERS + 1)
+
+struct limits {
+    size_t of_user[N_QUOTAS]; /* by enum quota */
+};
+
+/* What there is beyond them stays. Without a call there are none. */
+void model_set_limits(struct model *model, const struct limits *limits);
+
+/* Charges n to a user: 0, FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; n: as
+ * charged. */
+int model_charge(struct model *model, uid_t uid, enum quota quota, size_t n, struct fault *fault);
+void model_refund(struct model *model, uid_t uid, enum quota quota, size_t n);
 
 /*
  * Sets the rules. policy: borrowed, until the next call; NULL: none. Links that wait get what they may have

@@ -399,6 +399,12 @@ static int restore_held(struct restore *restore, uint64_t number, const unsigned
         return r < 0 ? r : -EBADMSG;
     }
     strcpy(held->name, common.name);
+    r = model_charge(model, common.owner.uid, QUOTA_EVENTFDS, 1, NULL);
+    if (r < 0) {
+        eventfd_unref(held->eventfd);
+        free(held);
+        return r;
+    }
     held->owner = common.owner;
     held->since = common.since;
     restore_saved(restore, &held->saved, SAVED_HELD, number);
@@ -507,7 +513,7 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
         return r;
     /* One that is lost is only still there for what it had plugged. */
     if (common.numbers[TAG_LOST])
-        r = agent_new(model, &common.owner, common.name, subsystems, n, &agent);
+        r = agent_new(model, &common.owner, common.name, subsystems, n, &agent, &fault);
     else
         r = model_attach(model, &common.owner, common.name, subsystems, n, true, common.numbers[TAG_WATCHED],
             NULL, &agent, &fault);
@@ -721,6 +727,8 @@ static int restore_link(
         r = join(link, link->resample);
     if (r == 0)
         r = read_ends(restore, link, bytes, length);
+    if (r == 0)
+        r = link_charge(model, link, NULL);
     if (r < 0) {
         link_free(model, link);
         return r;

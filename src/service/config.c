@@ -172,7 +172,7 @@ static int read_limit(char *value, void *place, char what[static WHAT_SIZE])
 
     if (!read_number(value, 10, INT32_MAX, &limit))
         return wrong(what, value, "is no number from 0 to 2147483647");
-    *(int64_t *)place = (int64_t)limit;
+    *(size_t *)place = (size_t)limit;
     return 0;
 }
 
@@ -310,21 +310,21 @@ struct key {
     const char *fallback; /* [Broker]: its value where nobody says another */
 };
 
-#define LIMIT(name, member, fallback)                               \
-    {                                                               \
-        name, read_limit, offsetof(struct config, member), fallback \
+#define LIMIT(name, quota, fallback)                                               \
+    {                                                                              \
+        name, read_limit, offsetof(struct config, limits.of_user[quota]), fallback \
     }
 
 static const struct key broker_keys[] = {
     { "SocketMode", read_mode, offsetof(struct config, socket_mode), "0666" },
     { "SocketGroup", read_group, offsetof(struct config, socket_group), "" },
     { "AgentTimeout", read_seconds, offsetof(struct config, agent_timeout), "5" },
-    LIMIT("MaxConnections", max_connections, "16384"),
-    LIMIT("MaxConnectionsPerUser", max_connections_per_user, "4096"),
-    LIMIT("MaxEventfdsPerUser", max_eventfds_per_user, "262144"),
-    LIMIT("MaxLinksPerUser", max_links_per_user, "262144"),
-    LIMIT("MaxAgentsPerUser", max_agents_per_user, "4096"),
-    LIMIT("MaxSubscribersPerUser", max_subscribers_per_user, "256"),
+    { "MaxConnections", read_limit, offsetof(struct config, max_connections), "16384" },
+    LIMIT("MaxConnectionsPerUser", QUOTA_CONNECTIONS, "4096"),
+    LIMIT("MaxEventfdsPerUser", QUOTA_EVENTFDS, "262144"),
+    LIMIT("MaxLinksPerUser", QUOTA_LINKS, "262144"),
+    LIMIT("MaxAgentsPerUser", QUOTA_AGENTS, "4096"),
+    LIMIT("MaxSubscribersPerUser", QUOTA_SUBSCRIBERS, "256"),
     { NULL, NULL, 0, NULL },
 };
 

@@ -6,8 +6,7 @@
 #ifndef SERVICE_CONFIG_H
 #define SERVICE_CONFIG_H
 
-#include "endpoint/endpoint.h"
-#include "model/policy.h"
+#include "model/model.h"
 #include "service/config_files.h"
 
 #include <stdbool.h>
@@ -34,8 +33,8 @@ struct config {
     unsigned socket_mode;
     gid_t socket_group;    /* (gid_t)-1: whatever it has */
     int64_t agent_timeout; /* microseconds */
-    int64_t max_connections, max_connections_per_user, max_eventfds_per_user, max_links_per_user,
-        max_agents_per_user, max_subscribers_per_user;
+    size_t max_connections;
+    struct limits limits;
     struct policy policy;
     struct config_link *links;
     size_t n_links;

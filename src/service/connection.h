@@ -19,6 +19,7 @@ struct connection {
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *again;
+    bool charged;  /* to its user */
     bool finished; /* the client sends no more */
     bool failed;   /* to be closed when the callback unwinds */
     bool stalled;  /* its descriptors cannot be sent now, nor does anything tell when */
@@ -38,7 +39,7 @@ struct connection {
     LIST_ENTRY(connection) in_server;
 };
 
-/* fd: consumed, also on failure. */
+/* fd: consumed, also on failure. One that is too many is turned away, which is no failure. */
 int connection_new(struct server *server, int fd);
 struct connection *connection_free(struct connection *connection);
 

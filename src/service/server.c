@@ -180,6 +180,7 @@ static void apply_config(struct server *server)
 {
     server->agent_timeout =
         server->options.agent_timeout ? server->options.agent_timeout : server->config->agent_timeout;
+    model_set_limits(server->model, &server->config->limits);
     model_set_policy(server->model, &server->config->policy);
 }
 
