@@ -263,6 +263,8 @@ static void advance(struct connection *connection)
             fail(connection, "cannot receive", r);
     }
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
+        bool was_full = is_full(connection);
+
         server_sync(server);
         r = socket_send(connection->fd, &connection->out);
         /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
@@ -271,6 +273,9 @@ static void advance(struct connection *connection)
             pause_for(connection, PAUSE_LAST);
         else if (r < 0 && r != -EAGAIN && !connection->failed)
             fail(connection, "cannot send", r);
+        /* Calls that have been read already make no event. */
+        if (was_full && !is_full(connection))
+            connection_resume(connection);
         if (r == 0 && connection->monitor)
             monitor_drained(connection->monitor);
     }
