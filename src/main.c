@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* evlinkd: arguments, and nothing else. */
 #include "base/cleanup.h"
-#include "base/clock.h"
 #include "base/fd.h"
+#include "service/config.h"
 #include "service/journal.h"
 #include "service/server.h"
 #include "service/supervise.h"
@@ -17,10 +17,6 @@
 
 /* EVLINK_DEFAULT_SOCKET of evlink.h: where clients look. */
 #define DEFAULT_SOCKET "/run/evlinkd/io.evlink.Broker"
-#define DEFAULT_TIMEOUT "5"
-
-/* More would not be a time-out any more. */
-#define TIMEOUT_MAX 3600.0
 
 static void usage(FILE *to)
 {
@@ -29,7 +25,9 @@ static void usage(FILE *to)
         "Holds eventfds and brokers links between them, KVM, VFIO and vhost.\n"
         "\n"
         "  -s, --socket=PATH            listen at PATH (" DEFAULT_SOCKET ")\n"
-        "  -t, --agent-timeout=SECONDS  how long an agent may take to answer (" DEFAULT_TIMEOUT ")\n"
+        "  -t, --agent-timeout=SECONDS  how long an agent may take to answer, instead of AgentTimeout=\n"
+        "  -c, --config=FILE            read FILE and FILE.d/*.conf alone: see evlinkd.conf(5)\n"
+        "      --check-config           say what is wrong with the configuration, and exit\n"
         "      --vault                  survive: keep all state in the service manager's descriptor store\n"
         "      --supervise              run another evlinkd, and start it again when it dies\n"
         "      --watchdog=SECONDS       how long that one may be silent; 0: for ever (10)\n"
@@ -40,15 +38,21 @@ static void usage(FILE *to)
         "It stays in the foreground, and stops on SIGTERM. See evlinkd(8).\n");
 }
 
-/* Seconds, with a fraction, as microseconds; 0: it is none. */
-static int64_t parse_timeout(const char *text)
+/* Reads the configuration and says whether it is good. */
+static int check_config(const char *file)
 {
-    char *end;
-    double seconds = strtod(text, &end);
+    struct config *config;
 
-    if (end == text || *end || !(seconds >= 0.001 && seconds <= TIMEOUT_MAX))
-        return 0;
-    return (int64_t)(seconds * (double)USEC_PER_SEC);
+    if (config_load(config_folders, file, &config) < 0) {
+        fprintf(stderr, "The configuration is invalid.\n");
+        return 1;
+    }
+    for (char **path = config->files; *path; path++)
+        printf("%s\n", *path);
+    printf(config->files[0] ? "The configuration is valid.\n"
+                            : "There is no configuration: everything has its default.\n");
+    config_free(config);
+    return 0;
 }
 
 /* Takes the option that getopt_long() has just read out of the arguments of a supervised evlinkd. */
@@ -72,10 +76,12 @@ static char **squeeze(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    enum { OPTION_SUPERVISE = 256, OPTION_WATCHDOG, OPTION_VAULT };
+    enum { OPTION_SUPERVISE = 256, OPTION_WATCHDOG, OPTION_VAULT, OPTION_CHECK_CONFIG };
     static const struct option options[] = {
         { "socket", required_argument, NULL, 's' },
         { "agent-timeout", required_argument, NULL, 't' },
+        { "config", required_argument, NULL, 'c' },
+        { "check-config", no_argument, NULL, OPTION_CHECK_CONFIG },
         { "vault", no_argument, NULL, OPTION_VAULT },
         { "supervise", no_argument, NULL, OPTION_SUPERVISE },
         { "watchdog", required_argument, NULL, OPTION_WATCHDOG },
@@ -86,28 +92,33 @@ int main(int argc, char **argv)
     };
     struct server_options server_options = {
         .path = DEFAULT_SOCKET,
-        .agent_timeout = parse_timeout(DEFAULT_TIMEOUT),
     };
     struct supervise_options supervise_options = { .program = "/proc/self/exe", SUPERVISE_DEFAULTS };
     char vault[] = "--vault";
-    bool supervise = false, watchdog = false;
+    bool supervise = false, watchdog = false, check = false;
     enum log_level most = LOG_LEVEL_INFO;
     struct server *server;
     int c, r;
 
     fd_fill_standard();
-    while ((c = getopt_long(argc, argv, "s:t:dhV", options, NULL)) != -1)
+    while ((c = getopt_long(argc, argv, "s:t:c:dhV", options, NULL)) != -1)
         switch (c) {
         case 's':
             server_options.path = optarg;
             break;
         case 't':
-            server_options.agent_timeout = parse_timeout(optarg);
+            server_options.agent_timeout = config_seconds(optarg);
             if (server_options.agent_timeout == 0) {
                 fprintf(stderr, "evlinkd: --agent-timeout=%s is not a number of seconds from 0.001 to 3600\n",
                     optarg);
                 return 2;
             }
+            break;
+        case 'c':
+            server_options.config = optarg;
+            break;
+        case OPTION_CHECK_CONFIG:
+            check = true;
             break;
         case OPTION_VAULT:
             server_options.vault = true;
@@ -118,7 +129,7 @@ int main(int argc, char **argv)
             break;
         case OPTION_WATCHDOG:
             watchdog = true;
-            supervise_options.watchdog = parse_timeout(optarg);
+            supervise_options.watchdog = config_seconds(optarg);
             if (supervise_options.watchdog == 0 && strcmp(optarg, "0") != 0) {
                 fprintf(stderr,
                     "evlinkd: --watchdog=%s is not 0 and no number of seconds from 0.001 to 3600\n", optarg);
@@ -148,6 +159,8 @@ int main(int argc, char **argv)
         return 2;
     }
     journal_open("evlinkd", most);
+    if (check)
+        return check_config(server_options.config);
     if (supervise) {
         supervise_options.argv = squeeze(argc, argv);
         r = supervise_run(&supervise_options);

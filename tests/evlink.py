@@ -356,15 +356,16 @@ def check_reply(method, message):
         raise Malformed(complaint)
 
 
-def connect_as(path, uid):
+def connect_as(path, uid, gid=None, groups=()):
     """A connection whose peer credentials are another user's: a child makes it and hands it over."""
+    gid = uid if gid is None else gid
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         status = 1
         with contextlib.suppress(BaseException):
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.connect(path)

@@ -314,21 +314,23 @@ class Frames(blackbox.Case):
         describe = evlink.encode(
             "org.varlink.service.GetInterfaceDescription", {"interface": "io.evlink.Broker"}
         )
-        other = self.connect()
-        other.sock.setblocking(False)
-        data = memoryview(describe * n)
-        sent = 0
-        with contextlib.suppress(BlockingIOError):
-            while sent < len(data):
-                sent += other.sock.send(data[sent:])
         for _ in range(20):
-            self.client.call("Status")
-        other.sock.settimeout(evlink.PATIENCE)
-        whole = sent // len(describe)
-        for _ in range(whole):
-            other.expect("org.varlink.service.GetInterfaceDescription")
-            other.finish()
-        self.assertGreater(whole, 100)
+            other = self.connect()
+            other.sock.setblocking(False)
+            data = memoryview(describe * n)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while sent < len(data):
+                    sent += other.sock.send(data[sent:])
+            for _ in range(20):
+                self.client.call("Status")
+            other.sock.settimeout(evlink.PATIENCE)
+            whole = sent // len(describe)
+            for _ in range(whole):
+                other.expect("org.varlink.service.GetInterfaceDescription")
+                other.finish()
+            self.assertGreater(whole, 100)
+            other.close()
 
     def test_half_closed_subscriber(self):
         """After SHUT_WR a subscriber still listens, costs nothing, and is gone when it closes."""

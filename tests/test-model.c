@@ -23,7 +23,8 @@
 #define N_KERNELS (2 * N_VMS)
 #define MAX_PLUGS 64
 
-static const struct peer root = { 0, 0, 1 }, alice = { 1000, 1000, 2 }, bob = { 1001, 1001, 3 };
+static const struct peer root = { .pid = 1 }, alice = { .uid = 1000, .gid = 1000, .pid = 2 },
+                         bob = { .uid = 1001, .gid = 1001, .pid = 3 };
 
 /* A VM: what is plugged into it outlives its agent, not its process. */
 struct vm {

@@ -336,7 +336,9 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
         const struct site *site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
 
         if (site && site->agent && !(takeover && may_take_over(model, site, peer)))
-            return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name, site->agent->name,
+            return fault_set(fault, FAULT_SUBSYSTEM_TAKEN, subsystems[i].name,
+                model_may(model, peer, RIGHT_LIST, site->agent->name, &site->agent->owner) ? site->agent->name
+                                                                                           : NULL,
                 subsystem_name(subsystems[i].subsystem), 0);
     }
     return 0;
@@ -344,14 +346,21 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
 
 /* One that is in no tree and no site yet. */
 int agent_new(struct model *model, const struct peer *peer, const char *name,
-    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent)
+    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent, struct fault *fault)
 {
-    struct agent *agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+    struct agent *agent;
+    int r;
 
-    if (!agent)
+    r = model_charge(model, peer->uid, QUOTA_AGENTS, 1, fault);
+    if (r)
+        return r;
+    agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
+    if (!agent) {
+        model_refund(model, peer->uid, QUOTA_AGENTS, 1);
         return -ENOMEM;
+    }
     strcpy(agent->name, name);
-    agent->owner = *peer;
+    agent->owner = policy_owner(peer);
     agent->since = clock_epoch();
     agent->model = model;
     agent->n_subsystems = n;
@@ -377,8 +386,8 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
     r = model_may_attach(model, peer, name, subsystems, n, takeover, fault);
     if (r)
         return r;
-    r = agent_new(model, peer, name, subsystems, n, &agent);
-    if (r < 0)
+    r = agent_new(model, peer, name, subsystems, n, &agent, fault);
+    if (r)
         return r;
     agent->watched = watched;
     agent->session = session;
@@ -387,6 +396,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
         if (r < 0) {
             while (i-- > 0)
                 site_put(model, site_find(model, subsystems[i].subsystem, subsystems[i].name));
+            model_refund(model, peer->uid, QUOTA_AGENTS, 1);
             free(agent);
             return r;
         }
@@ -401,6 +411,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
             site->successor = agent;
         else
             site->agent = agent;
+        site_adopt(model, site);
         site_touch(model, site);
     }
     *ret_agent = agent;
@@ -411,9 +422,9 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
 /* ---- Offers
  * ------------------------------------------------------------------------------------------------- */
 
-/* An agent that peer may use, by name. */
-static int get_agent(struct model *model, const struct peer *peer, const char *name, const char *parameter,
-    struct agent **ret_agent, struct fault *fault)
+/* An agent that peer has that right to, by name. */
+static int get_agent(struct model *model, const struct peer *peer, enum right right, const char *name,
+    const char *parameter, struct agent **ret_agent, struct fault *fault)
 {
     struct agent *agent;
 
@@ -422,7 +433,7 @@ static int get_agent(struct model *model, const struct peer *peer, const char *n
     agent = model_find_agent(model, name);
     if (!agent)
         return fault_set(fault, FAULT_NO_SUCH_AGENT, name, NULL, NULL, 0);
-    if (!policy_allows(peer, &agent->owner))
+    if (!model_may(model, peer, right, name, &agent->owner))
         return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     if (agent->leaving)
         return fault_set(fault, FAULT_WRONG_STATE, name, NULL, "detaching", 0);
@@ -547,7 +558,7 @@ int model_offer(struct model *model, const struct peer *peer, const char *name, 
     struct offer **offers;
     int r;
 
-    r = get_agent(model, peer, name, "agent", &agent, fault);
+    r = get_agent(model, peer, RIGHT_OFFER, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
     if (r)
@@ -605,7 +616,7 @@ int model_withdraw(struct model *model, const struct peer *peer, const char *nam
     struct offer **offers;
     int r;
 
-    r = get_agent(model, peer, name, "agent", &agent, fault);
+    r = get_agent(model, peer, RIGHT_WITHDRAW, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, true, &offers, fault);
     if (r)
@@ -736,7 +747,7 @@ int model_detach(struct model *model, const struct peer *peer, const char *name,
     struct end *end;
     int r;
 
-    r = get_agent(model, peer, name, "name", &agent, fault);
+    r = get_agent(model, peer, RIGHT_DETACH, name, "name", &agent, fault);
     if (r == 0)
         r = wait_for_agent(agent, done, userdata, ret_job);
     if (r)
@@ -790,6 +801,7 @@ void agents_go(struct model *model)
             LIST_REMOVE(agent, in_going);
             saved_end(model, &agent->saved);
             model->hooks->agent_forgotten(model->userdata, agent);
+            model_refund(model, agent->owner.uid, QUOTA_AGENTS, 1);
             free(agent);
         }
     }

@@ -110,7 +110,7 @@ static struct held *held_new(struct model *model, const struct peer *peer, const
     if (!held)
         return NULL;
     strcpy(held->name, name);
-    held->owner = *peer;
+    held->owner = policy_owner(peer);
     held->since = clock_epoch();
     held->eventfd = eventfd_take(model, fd);
     if (held->eventfd)
@@ -130,6 +130,7 @@ static void held_begin(struct model *model, struct held *held)
     if (site) {
         held->site = site;
         site->held = held;
+        site_adopt(model, site);
         site_touch(model, site);
     }
 }
@@ -145,6 +146,8 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
     if (n > HOLD_MOST)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "eventfds in one call", HOLD_MOST);
     r = model_may_hold(model, names, n, fault);
+    if (r == 0)
+        r = model_charge(model, peer->uid, QUOTA_EVENTFDS, n, fault);
     if (r)
         return r;
     for (made = 0; made < n && r == 0; made++) {
@@ -172,6 +175,7 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
             free(helds[made]->eventfd); /* without its descriptor, which stays the caller's */
             free(helds[made]);
         }
+        model_refund(model, peer->uid, QUOTA_EVENTFDS, n);
         return r;
     }
     for (size_t i = 0; i < n; i++) {
@@ -183,8 +187,9 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
     return 0;
 }
 
-int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
-    struct fault *fault)
+/* The held eventfd of that name, if peer has that right to it. */
+static int get_held(struct model *model, const struct peer *peer, enum right right, const char *name,
+    struct held **ret_held, struct fault *fault)
 {
     struct held *held;
 
@@ -193,10 +198,16 @@ int model_held(struct model *model, const struct peer *peer, const char *name, s
     held = held_find(model, name);
     if (!held)
         return fault_set(fault, FAULT_NO_SUCH_EVENTFD, name, NULL, NULL, 0);
-    if (!policy_allows(peer, &held->owner))
+    if (!model_may(model, peer, right, name, &held->owner))
         return fault_set(fault, FAULT_PERMISSION, name, NULL, NULL, 0);
     *ret_held = held;
     return 0;
+}
+
+int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
+    struct fault *fault)
+{
+    return get_held(model, peer, RIGHT_LIST, name, ret_held, fault);
 }
 
 /* The end that has a held eventfd, or waits for it. Others' ends of that name are for others' eventfds. */
@@ -232,7 +243,7 @@ int model_claim(struct model *model, const struct peer *peer, const char *name, 
     struct held *held;
     int r;
 
-    r = model_held(model, peer, of ? of : name, &held, fault);
+    r = get_held(model, peer, RIGHT_CLAIM, of ? of : name, &held, fault);
     if (r)
         return r;
     end = held_end(held);
@@ -248,7 +259,10 @@ const struct link *model_held_link(const struct peer *peer, const struct held *h
 {
     const struct end *end = held_end(held);
 
-    return end && end->link->acknowledged && policy_allows(peer, &end->link->owner) ? end->link : NULL;
+    return end && end->link->acknowledged &&
+                   model_may(held->eventfd->model, peer, RIGHT_LIST, end->link->name, &end->link->owner)
+               ? end->link
+               : NULL;
 }
 
 /* The end of a held eventfd's lifetime: it leaves its link. */
@@ -267,6 +281,7 @@ void held_drop(struct model *model, struct held *held, enum notice why)
     }
     model_tell(model, why, held->name, NULL, NULL, &held->owner);
     saved_end(model, &held->saved);
+    model_refund(model, held->owner.uid, QUOTA_EVENTFDS, 1);
     eventfd_unref(held->eventfd);
     free(held);
 }
@@ -277,7 +292,7 @@ int model_release(struct model *model, const struct peer *peer, const char *name
     struct held *held;
     int r;
 
-    r = model_held(model, peer, name, &held, fault);
+    r = get_held(model, peer, RIGHT_RELEASE, name, &held, fault);
     if (r)
         return r;
     if (held_end(held)) {
@@ -294,7 +309,7 @@ int model_renew(
     struct held *held;
     int r;
 
-    r = model_held(model, peer, name, &held, fault);
+    r = get_held(model, peer, RIGHT_RENEW, name, &held, fault);
     if (r)
         return r;
     if (held->life.lifetime != LIFETIME_LEASE)
@@ -310,7 +325,7 @@ int model_signal(
     struct held *held;
     int r;
 
-    r = model_held(model, peer, name, &held, fault);
+    r = get_held(model, peer, RIGHT_SIGNAL, name, &held, fault);
     if (r)
         return r;
     if (count < 1)

@@ -225,6 +225,7 @@ void link_free(struct model *model, struct link *link)
     eventfd_leave(model, link, link->resample);
     eventfd_unref(link->resample);
     saved_end(model, &link->saved);
+    model_refund(model, link->owner.uid, QUOTA_LINKS, link->charged);
     model->n_recovering -= link->recovering;
     for (char **label = link->labels; label && *label; label++)
         free(*label);
@@ -282,9 +283,11 @@ void model_forwarded(struct link *link, uint64_t count)
  */
 
 /* A link's name where peer may know it. */
-static const char *told_name(const struct peer *peer, const struct link *link)
+static const char *told_name(const struct model *model, const struct peer *peer, const struct link *link)
 {
-    return link->acknowledged && link->named && policy_allows(peer, &link->owner) ? link->name : NULL;
+    return link->acknowledged && link->named && model_may(model, peer, RIGHT_LIST, link->name, &link->owner)
+               ? link->name
+               : NULL;
 }
 
 /* What a link's labels may take. */
@@ -353,7 +356,7 @@ static int make_link(
     if (!link)
         return -ENOMEM;
     *ret_link = link;
-    link->owner = *peer;
+    link->owner = policy_owner(peer);
     link->since = clock_epoch();
     link->busy = true;
     if (request->name)
@@ -385,21 +388,23 @@ bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
 {
     const struct site *site;
     const struct held *held;
+    char text[ENDPOINT_SIZE];
 
     if (!end->endpoint.name[0])
         return true; /* it did not parse: nobody's */
+    endpoint_format(&end->endpoint, text);
     if (end_is_eventfd(end)) {
         held = held_find(model, end->endpoint.name);
         if (held)
             end->uid = held->owner.uid;
-        return !held || policy_allows(peer, &held->owner);
+        return !held || model_may(model, peer, RIGHT_CONNECT, text, &held->owner);
     }
     site = site_find(model, endpoint_subsystem(&end->endpoint), end->endpoint.name);
     if (!site || !site->agent)
         return true;
     /* Whoever may use it now may have it back from its owner's next agent. */
     end->uid = site->agent->owner.uid;
-    return policy_allows(peer, &site->agent->owner);
+    return model_may(model, peer, RIGHT_CONNECT, text, &site->agent->owner);
 }
 
 static bool is_absent(struct model *model, const struct end *end)
@@ -477,7 +482,7 @@ int end_place(
             continue;
         if (other->link->job == job && job->kind == JOB_CONNECT)
             return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, "collides with another of this call", 0);
-        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(peer, other->link), NULL, 0);
+        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(model, peer, other->link), NULL, 0);
     }
     if (!end->site->held)
         return 0;
@@ -490,7 +495,7 @@ int end_place(
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, unfit, 0);
     user = eventfd_user(model, eventfd);
     if (user)
-        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(peer, user), NULL, 0);
+        return fault_set(fault, FAULT_ENDPOINT_BUSY, text, told_name(model, peer, user), NULL, 0);
     eventfd_join(model, eventfd, end->link);
     end_set_eventfd(end, eventfd);
     if (!end->link->relayed)
@@ -545,6 +550,20 @@ static int make_eventfds(struct model *model, struct link *link)
     return (link->relayed ? shares : !has_held) ? link_make_eventfd(model, link, NULL) : 0;
 }
 
+/* Charges a link to its owner, until it is freed. */
+int link_charge(struct model *model, struct link *link, struct fault *fault)
+{
+    size_t n = 0;
+    int r;
+
+    for (size_t i = 0; i < link->n_ends; i++)
+        n += !link->ends[i]->producer;
+    r = model_charge(model, link->owner.uid, QUOTA_LINKS, n, fault);
+    if (r == 0)
+        link->charged = n;
+    return r;
+}
+
 /* Gives a link its place among all others. */
 static int place_link(struct model *model, const struct peer *peer, struct link *link, struct fault *fault)
 {
@@ -555,7 +574,8 @@ static int place_link(struct model *model, const struct peer *peer, struct link 
         if (r)
             return r;
     }
-    return make_eventfds(model, link);
+    r = link_charge(model, link, fault);
+    return r ? r : make_eventfds(model, link);
 }
 
 static void name_link(struct model *model, struct link *link)
@@ -619,6 +639,29 @@ static int prepare(struct model *model, const struct peer *peer, const struct li
     return 0;
 }
 
+/* A Connect that cannot be leaves nothing behind. */
+static void unprepare(struct model *model, struct job *job)
+{
+    struct link *link;
+
+    while ((link = TAILQ_FIRST(&job->links))) {
+        TAILQ_REMOVE(&job->links, link, in_job);
+        if (link->named)
+            RB_REMOVE(link_tree, &model->links, link);
+        link_free(model, link);
+    }
+    free(job);
+}
+
+static void begin_link(struct model *model, struct link *link, const struct life_request *life)
+{
+    if (!link->named)
+        name_link(model, link);
+    life_init(model, &link->life, life, true);
+    saved_init(model, &link->saved, SAVED_LINK);
+    link_touch(model, link);
+}
+
 int model_connect(struct model *model, const struct peer *peer, const struct link_request *requests, size_t n,
     bool wait, const struct life_request *life, job_done done, void *userdata, struct job **ret_job,
     struct fault *fault)
@@ -631,25 +674,43 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
         return -ENOMEM;
     r = prepare(model, peer, requests, n, wait, job, fault);
     if (r) {
-        while ((link = TAILQ_FIRST(&job->links))) {
-            TAILQ_REMOVE(&job->links, link, in_job);
-            if (link->named)
-                RB_REMOVE(link_tree, &model->links, link);
-            link_free(model, link);
-        }
-        free(job);
+        unprepare(model, job);
         return r;
     }
     *ret_job = job;
-    TAILQ_FOREACH (link, &job->links, in_job) {
-        if (!link->named)
-            name_link(model, link);
-        life_init(model, &link->life, life, true);
-        saved_init(model, &link->saved, SAVED_LINK);
-        link_touch(model, link);
-    }
+    TAILQ_FOREACH (link, &job->links, in_job)
+        begin_link(model, link, life);
     model_settle(model);
     return 0;
+}
+
+int model_establish(struct model *model, const struct peer *owner, const struct link_request *request,
+    uint64_t mark, struct fault *fault)
+{
+    const struct life_request life = { .lifetime = LIFETIME_PERSISTENT };
+    struct job *job = job_new(JOB_CONNECT, NULL, NULL);
+    struct link *link;
+    int r;
+
+    if (!job)
+        return -ENOMEM;
+    r = prepare(model, owner, request, 1, true, job, fault);
+    if (r) {
+        unprepare(model, job);
+        return r;
+    }
+    link = TAILQ_FIRST(&job->links);
+    link->configured = mark;
+    begin_link(model, link, &life);
+    /* It is acknowledged before anything is asked: nothing can fail it any more. */
+    job_finish(model, job);
+    model_settle(model);
+    return 0;
+}
+
+struct link *model_find_link(struct model *model, const char *name)
+{
+    return link_find(model, name);
 }
 
 /* ---- Verbs on links that are there
@@ -672,9 +733,9 @@ static const char *busy_with(const struct link *link)
     return link->job ? doing[link->job->kind] : NULL;
 }
 
-/* A link that peer may use, by name. */
-static int get_link(struct model *model, const struct peer *peer, const char *name, struct link **ret_link,
-    struct fault *fault)
+/* A link that peer has that right to, by name. */
+static int get_link(struct model *model, const struct peer *peer, enum right right, const char *name,
+    struct link **ret_link, struct fault *fault)
 {
     struct link *link;
 
@@ -683,7 +744,7 @@ static int get_link(struct model *model, const struct peer *peer, const char *na
     link = link_find(model, name);
     if (!link || !link->acknowledged)
         return fault_set(fault, FAULT_NO_SUCH_LINK, name, NULL, NULL, 0);
-    if (!policy_allows(peer, &link->owner))
+    if (!model_may(model, peer, right, name, &link->owner))
         return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     *ret_link = link;
     return 0;
@@ -726,6 +787,7 @@ static void forget(struct job *job)
 static int begin(struct model *model, const struct peer *peer, enum job_kind kind, const char *name,
     const char *group, job_done done, void *userdata, struct job **ret_job, struct fault *fault)
 {
+    enum right right = kind == JOB_PARK ? RIGHT_PARK : kind == JOB_RESUME ? RIGHT_RESUME : RIGHT_DISCONNECT;
     struct link *link = NULL;
     struct job *job;
     bool any = false;
@@ -736,7 +798,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
     if (group && !name_is_valid(group))
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "group", 0);
     if (name) {
-        r = get_link(model, peer, name, &link, fault);
+        r = get_link(model, peer, right, name, &link, fault);
         if (r)
             return r;
         /* Disconnect does not wait for others' calls: they fail. */
@@ -757,7 +819,7 @@ static int begin(struct model *model, const struct peer *peer, enum job_kind kin
     }
     RB_FOREACH (link, link_tree, &model->links) {
         if (!link->acknowledged || !link->group || strcmp(link->group, group) != 0 ||
-            !policy_allows(peer, &link->owner))
+            !model_may(model, peer, right, link->name, &link->owner))
             continue;
         any = true;
         if ((!busy_with(link) || kind == JOB_DISCONNECT) && is_for(link, kind))
@@ -893,7 +955,7 @@ int model_move(struct model *model, const struct peer *peer, const char *name, c
     const char *reason;
     int r;
 
-    r = get_link(model, peer, name, &link, fault);
+    r = get_link(model, peer, RIGHT_MOVE, name, &link, fault);
     if (r)
         return r;
     if (endpoint_parse(from, &old, &reason) < 0)
@@ -936,10 +998,12 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     struct job *job;
     struct end *end;
     const struct link *busy = NULL;
+    char canonical[ENDPOINT_SIZE];
     bool any = false;
 
     if (endpoint_parse(text, &endpoint, &complaint) < 0)
         return fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, complaint, 0);
+    endpoint_format(&endpoint, canonical);
     job = job_new(JOB_LEAVE, done, userdata);
     if (!job)
         return -ENOMEM;
@@ -952,7 +1016,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
             if (end->link->job == job)
                 continue; /* it is there twice */
             any = true;
-            if (!policy_allows(peer, &end->link->owner))
+            if (!model_may(model, peer, RIGHT_LEAVE, canonical, &end->link->owner) &&
+                !model_may(model, peer, RIGHT_LEAVE, end->link->name, &end->link->owner))
                 continue;
             if (end->link->job)
                 busy = end->link;
@@ -993,7 +1058,7 @@ int model_renew_link(
     struct link *link;
     int r;
 
-    r = get_link(model, peer, name, &link, fault);
+    r = get_link(model, peer, RIGHT_RENEW, name, &link, fault);
     if (r)
         return r == FAULT_INVALID ? fault_set(fault, FAULT_INVALID, NULL, NULL, "link", 0) : r;
     if (link->life.lifetime != LIFETIME_LEASE)

@@ -14,10 +14,28 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
     model->hooks = hooks;
     model->userdata = userdata;
     model->aio = aio;
+    for (size_t i = 0; i < N_QUOTAS; i++)
+        model->limits.of_user[i] = SIZE_MAX;
     TAILQ_INIT(&model->touched);
     TAILQ_INIT(&model->due);
     *ret_model = model;
     return 0;
+}
+
+void model_set_policy(struct model *model, const struct policy *policy)
+{
+    struct site *site;
+
+    model->policy = policy;
+    RB_FOREACH (site, site_tree, &model->sites)
+        site_adopt(model, site);
+    model_settle(model);
+}
+
+bool model_may(const struct model *model, const struct peer *peer, enum right right,
+    const char *name_or_endpoint, const struct peer *owner)
+{
+    return policy_may(model->policy, peer, right, name_or_endpoint, owner->uid);
 }
 
 struct model_counts model_count(const struct model *model)

@@ -182,6 +182,8 @@ struct link {
     int64_t since;
     enum link_goal goal;
     enum link_state state;
+    size_t charged;      /* how often it counts for its owner's quota */
+    uint64_t configured; /* the configuration's mark; 0: it is not from there */
     bool relayed;
     bool acknowledged;     /* its Connect was answered: it is listed */
     bool named;            /* it is in the tree of names; else it only waits for its dirty ends */
@@ -312,6 +314,41 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
 /* Drops everything, unplugging nothing: for the end of the process. */
 struct model *model_free(struct model *model);
 
+/*
+ * What is charged to its owner before it is made, and refunded when the last of it is gone. A link counts
+ * once for each of its consumers.
+ */
+enum quota {
+    QUOTA_CONNECTIONS,
+    QUOTA_EVENTFDS,
+    QUOTA_LINKS,
+    QUOTA_AGENTS,
+    QUOTA_SUBSCRIBERS,
+};
+#define N_QUOTAS (QUOTA_SUBSCRIBERS + 1)
+
+struct limits {
+    size_t of_user[N_QUOTAS]; /* by enum quota */
+};
+
+/* What there is beyond them stays. Without a call there are none. */
+void model_set_limits(struct model *model, const struct limits *limits);
+
+/* Charges n to a user: 0, FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; n: as
+ * charged. */
+int model_charge(struct model *model, uid_t uid, enum quota quota, size_t n, struct fault *fault);
+void model_refund(struct model *model, uid_t uid, enum quota quota, size_t n);
+
+/*
+ * Sets the rules. policy: borrowed, until the next call; NULL: none. Links that wait get what they may have
+ * from now on; what is linked already stays.
+ */
+void model_set_policy(struct model *model, const struct policy *policy);
+
+/* policy_may() by these rules. */
+bool model_may(const struct model *model, const struct peer *peer, enum right right,
+    const char *name_or_endpoint, const struct peer *owner);
+
 struct model_counts model_count(const struct model *model);
 
 const char *notice_name(enum notice notice);
@@ -414,6 +451,13 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
     bool wait, const struct life_request *life, job_done done, void *userdata, struct job **ret_job,
     struct fault *fault);
 
+/*
+ * Makes a link that stands whatever becomes of its ends: it waits for those that are not there, and has
+ * failed where one refuses. mark: see struct link.
+ */
+int model_establish(struct model *model, const struct peer *owner, const struct link_request *request,
+    uint64_t mark, struct fault *fault);
+
 /* A link's name or a group, exactly one of them, for each of these. Park and Resume tell the links. */
 int model_disconnect(struct model *model, const struct peer *peer, const char *name, const char *group,
     job_done done, void *userdata, struct job **ret_job, struct fault *fault);
@@ -436,6 +480,9 @@ void model_forwarded(struct link *link, uint64_t count);
 
 /* Whoever waits for a job is gone: done is not called any more. What was begun goes on. */
 void job_forsake(struct job *job);
+
+/* The link of that name; NULL: none. Its Connect may not be answered yet. */
+struct link *model_find_link(struct model *model, const char *name);
 
 /* As model_next_held(), only those whose Connect was answered. */
 struct link *model_next_link(struct model *model, const char *name);

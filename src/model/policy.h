@@ -1,31 +1,91 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Who may. Pure functions of credentials: a uid uses and sees what it made or attached itself, root
- * everything.
+ * Who may. Pure functions of credentials and the configuration's rules: a uid uses and sees what it made or
+ * attached itself, root everything, others what a rule lets them.
  */
 #ifndef MODEL_POLICY_H
 #define MODEL_POLICY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
-/* A peer by its kernel credentials. */
+struct groups {
+    size_t n;
+    gid_t gids[];
+};
+
+/*
+ * A peer by its kernel credentials. Copied freely: groups is borrowed from the connection and lives as long.
+ * Who owns something is kept without: see policy_owner().
+ */
 struct peer {
     uid_t uid;
     gid_t gid;
     pid_t pid;
+    const struct groups *groups; /* the supplementary ones; NULL: none */
 };
 
-/* Whether peer may use and see what owner made. */
-static inline bool policy_allows(const struct peer *peer, const struct peer *owner)
+/* What one may be allowed to do with what is another's, named as the methods are. */
+enum right {
+    RIGHT_LIST, /* to see it; whoever has another right to it has this one */
+    RIGHT_CLAIM,
+    RIGHT_RENEW,
+    RIGHT_RELEASE,
+    RIGHT_SIGNAL,
+    RIGHT_CONNECT, /* to have the endpoint in a link */
+    RIGHT_DISCONNECT,
+    RIGHT_PARK,
+    RIGHT_RESUME,
+    RIGHT_MOVE,
+    RIGHT_LEAVE,
+    RIGHT_ATTACH, /* to be what another's link waits for at the endpoint */
+    RIGHT_DETACH,
+    RIGHT_OFFER,
+    RIGHT_WITHDRAW,
+};
+#define N_RIGHTS (RIGHT_WITHDRAW + 1)
+
+/* The configuration's word for it. */
+const char *right_name(enum right right);
+
+/* One [Allow]: those whom it names may do that with what its globs match. */
+struct rule {
+    bool everybody;
+    uid_t *uids;
+    size_t n_uids;
+    gid_t *gids;
+    size_t n_gids;
+    unsigned rights; /* bits, 1 << enum right */
+    char **names;    /* globs, NULL-terminated; NULL: none */
+    char **endpoints;
+};
+
+struct policy {
+    struct rule *rules;
+    size_t n_rules;
+};
+
+/*
+ * Whether peer may do that with what owner has under a name (of an eventfd, a link, an agent) or an endpoint
+ * in canonical form, which is told by its slash. policy: NULL: without rules.
+ */
+bool policy_may(const struct policy *policy, const struct peer *peer, enum right right,
+    const char *name_or_endpoint, uid_t owner);
+
+/* A peer as the owner of what it makes, which outlives its connection. */
+static inline struct peer policy_owner(const struct peer *peer)
 {
-    return peer->uid == 0 || peer->uid == owner->uid;
+    struct peer owner = *peer;
+
+    owner.groups = NULL;
+    return owner;
 }
 
 /*
  * Whether an end that is meant for uid's agent, or uid's eventfd, may have what owner attached or holds:
  * nobody collects somebody else's eventfd by attaching under a VM's name first, nor rings into a VM that was
- * not there yet.
+ * not there yet. Rules change what it is meant for: see site_adopt().
  */
 static inline bool policy_collects(const struct peer *owner, uid_t uid)
 {

@@ -12,6 +12,7 @@ RB_HEAD(agent_tree, agent);
 RB_HEAD(site_tree, site);
 RB_HEAD(eventfd_tree, eventfd);
 RB_HEAD(life_tree, life);
+RB_HEAD(user_tree, user);
 
 RB_PROTOTYPE(held_tree, held, by_name, held_compare)
 RB_PROTOTYPE(link_tree, link, by_name, link_compare)
@@ -20,6 +21,7 @@ RB_PROTOTYPE(site_tree, site, by_name, site_compare)
 RB_PROTOTYPE(eventfd_tree, eventfd, by_id, eventfd_compare)
 RB_PROTOTYPE(offer_tree, offer, by_endpoint, offer_compare)
 RB_PROTOTYPE(life_tree, life, by_deadline, life_compare)
+RB_PROTOTYPE(user_tree, user, by_uid, user_compare)
 RB_PROTOTYPE(end_tree, end, by_endpoint, end_compare)
 
 struct model {
@@ -31,12 +33,15 @@ struct model {
     const struct model_hooks *hooks;
     void *userdata;
     struct evaio *aio;
+    const struct policy *policy; /* NULL: none */
     struct held_tree held;
     struct link_tree links;
     struct agent_tree agents;
     struct site_tree sites;
     struct eventfd_tree linked; /* those that a link has and whose id is known */
     struct life_tree deadlines;
+    struct user_tree users; /* who have anything */
+    struct limits limits;
     LIST_HEAD(, end) contenders; /* ends whose eventfd is in another link */
     /* Ends that KVM said EBUSY to: the VM that has the eventfd may be dying, and nothing tells when it is
      * dead. */
@@ -85,6 +90,7 @@ void held_drop(struct model *model, struct held *held, enum notice why);
 int site_get(struct model *model, enum subsystem subsystem, const char *name, struct site **ret_site);
 struct site *site_find(struct model *model, enum subsystem subsystem, const char *name);
 void site_put(struct model *model, struct site *site);
+void site_adopt(struct model *model, struct site *site);
 
 /* link.c */
 struct link *link_find(struct model *model, const char *name);
@@ -92,6 +98,7 @@ void link_down(struct model *model, struct link *link, const char *reason);
 void link_dispose(struct model *model, struct link *link);
 bool link_has(const struct link *link, const struct eventfd *eventfd);
 void link_free(struct model *model, struct link *link);
+int link_charge(struct model *model, struct link *link, struct fault *fault);
 bool link_is_gone(const struct link *link);
 struct link *eventfd_user(struct model *model, const struct eventfd *eventfd);
 void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link);
@@ -151,7 +158,7 @@ void job_finish(struct model *model, struct job *job);
 
 /* agent.c */
 int agent_new(struct model *model, const struct peer *peer, const char *name,
-    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent);
+    const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent, struct fault *fault);
 void agent_going(struct agent *agent);
 void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint);
 struct agent *end_owner(const struct end *end);

@@ -42,6 +42,7 @@ enum {
     TAG_RENEW = 50,
     TAG_END = 51,  /* fields of its own, one each */
     TAG_OURS = 52, /* an eventfd that the broker made */
+    TAG_CONFIGURED = 58,
     /* ends */
     TAG_ENDPOINT = 60,
     TAG_PRODUCER = 61,
@@ -218,6 +219,7 @@ static void record_link(const struct link *link, struct packer *packer)
     pack_number(packer, TAG_FORWARDED, link->forwarded);
     pack_number(packer, TAG_RESAMPLE, number_of(link->resample));
     pack_number(packer, TAG_RENEW, number_of(link->renew));
+    pack_number(packer, TAG_CONFIGURED, link->configured);
     for (size_t i = 0; i < link->n_ends; i++)
         record_end(link->ends[i], packer);
 }
@@ -397,6 +399,12 @@ static int restore_held(struct restore *restore, uint64_t number, const unsigned
         return r < 0 ? r : -EBADMSG;
     }
     strcpy(held->name, common.name);
+    r = model_charge(model, common.owner.uid, QUOTA_EVENTFDS, 1, NULL);
+    if (r < 0) {
+        eventfd_unref(held->eventfd);
+        free(held);
+        return r;
+    }
     held->owner = common.owner;
     held->since = common.since;
     restore_saved(restore, &held->saved, SAVED_HELD, number);
@@ -509,7 +517,7 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
         return r;
     /* One that is lost is only still there for what it had plugged. */
     if (common.numbers[TAG_LOST])
-        r = agent_new(model, &common.owner, common.name, subsystems, n, &agent);
+        r = agent_new(model, &common.owner, common.name, subsystems, n, &agent, &fault);
     else
         r = model_attach(model, &common.owner, common.name, subsystems, n, true, common.numbers[TAG_WATCHED],
             NULL, &agent, &fault);
@@ -706,6 +714,7 @@ static int restore_link(
     link->acknowledged = common.numbers[TAG_ACKNOWLEDGED];
     link->forwarded = common.numbers[TAG_FORWARDED];
     link->named = !gone;
+    link->configured = common.numbers[TAG_CONFIGURED];
     /* What was not answered did not happen. */
     if (!link->acknowledged)
         link->goal = GOAL_DOWN;
@@ -722,6 +731,8 @@ static int restore_link(
         r = join(link, link->resample);
     if (r == 0)
         r = read_ends(restore, link, bytes, length);
+    if (r == 0)
+        r = link_charge(model, link, NULL);
     if (r < 0) {
         link_free(model, link);
         return r;

@@ -52,3 +52,36 @@ void site_put(struct model *model, struct site *site)
     RB_REMOVE(site_tree, &model->sites, site);
     free(site);
 }
+
+/*
+ * Ends that are meant for others' agents and eventfds may have what has come, where a rule lets its owner,
+ * and lets the link's owner connect to it. From then on they are meant for that user, as those are that were
+ * connected while it was there.
+ */
+void site_adopt(struct model *model, struct site *site)
+{
+    const struct peer *owner = site->held ? &site->held->owner : site->agent ? &site->agent->owner : NULL;
+    char text[ENDPOINT_SIZE];
+    struct end *end;
+
+    if (!owner)
+        return;
+    RB_FOREACH (end, end_tree, &site->ends) {
+        uid_t before = end->uid;
+
+        if (before == owner->uid || end->dirty || end->retiring || link_is_gone(end->link) ||
+            (end_is_eventfd(end) && end->eventfd))
+            continue;
+        endpoint_format(&end->endpoint, text);
+        if (!policy_may(model->policy, owner, RIGHT_ATTACH, text, before) ||
+            !policy_may(model->policy, &end->link->owner, RIGHT_CONNECT, text, owner->uid))
+            continue;
+        end->uid = owner->uid;
+        if (end_next_collision(end, NULL)) {
+            end->uid = before;
+            continue;
+        }
+        saved_due(model, &end->link->saved);
+        link_touch(model, end->link);
+    }
+}

@@ -474,7 +474,8 @@ static const struct end *find_holder(struct model *model, const struct end *end)
     RB_FOREACH (site, site_tree, &model->sites)
         RB_FOREACH (other, end_tree, &site->ends)
             if (other != end && other->dirty && other->eventfd && other->eventfd->id == end->eventfd->id &&
-                endpoint_is_irqfd(&other->endpoint) && policy_allows(owner, &other->link->owner))
+                endpoint_is_irqfd(&other->endpoint) &&
+                model_may(model, owner, RIGHT_LIST, other->link->name, &other->link->owner))
                 return other;
     return NULL;
 }
@@ -493,7 +494,11 @@ static bool fail_job(struct model *model, struct job *job, const struct end *end
         job_fail(model, job, FAULT_PLUG_FAILED, endpoint,
             holder ? endpoint_format(&holder->endpoint, holds) : NULL, NULL, end->error);
     } else if (end->agent && end->agent->late && !is_at_rest(end))
-        job_fail(model, job, FAULT_AGENT_TIMEOUT, endpoint, end->agent->name, NULL, 0);
+        job_fail(model, job, FAULT_AGENT_TIMEOUT, endpoint,
+            model_may(model, &end->link->owner, RIGHT_LIST, end->agent->name, &end->agent->owner)
+                ? end->agent->name
+                : NULL,
+            NULL, 0);
     else if (is_next(end) && is_blocked(end, false) && !is_blocked(end, true))
         job_fail(model, job, FAULT_ENDPOINT_BUSY, endpoint, NULL, NULL, 0);
     else

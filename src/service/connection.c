@@ -4,11 +4,13 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "service/config.h"
 #include "service/method.h"
 #include "service/monitor.h"
 #include "wire/socket.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -261,6 +263,8 @@ static void advance(struct connection *connection)
             fail(connection, "cannot receive", r);
     }
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
+        bool was_full = is_full(connection);
+
         server_sync(server);
         r = socket_send(connection->fd, &connection->out);
         /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
@@ -269,6 +273,9 @@ static void advance(struct connection *connection)
             pause_for(connection, PAUSE_LAST);
         else if (r < 0 && r != -EAGAIN && !connection->failed)
             fail(connection, "cannot send", r);
+        /* Calls that have been read already make no event. */
+        if (was_full && !is_full(connection))
+            connection_resume(connection);
         if (r == 0 && connection->monitor)
             monitor_drained(connection->monitor);
     }
@@ -292,12 +299,62 @@ void connection_resume(struct connection *connection)
     event_active(connection->again, EV_TIMEOUT, 0);
 }
 
+/* The peer's supplementary groups, as they were when it connected. */
+static int read_groups(int fd, struct groups **ret_groups)
+{
+    struct groups *groups = NULL, *more;
+    socklen_t length = 0;
+    int r;
+
+    do {
+        more = realloc(groups, sizeof(*groups) + length);
+        if (!more) {
+            free(groups);
+            return -ENOMEM;
+        }
+        groups = more;
+        r = getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups->gids, &length);
+    } while (r < 0 && errno == ERANGE);
+    if (r < 0) {
+        free(groups);
+        return -errno;
+    }
+    groups->n = length / sizeof(gid_t);
+    *ret_groups = groups;
+    return 0;
+}
+
+/* Charges a connection to its user, and to all. Root gets in where it is full. */
+static int charge(struct connection *connection, struct fault *fault)
+{
+    struct server *server = connection->server;
+    uid_t uid = connection->peer.uid;
+    int r;
+
+    if (uid != 0 && server->n_connections > server->config->max_connections)
+        return fault_set(
+            fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "connections", (int64_t)server->config->max_connections);
+    r = model_charge(server->model, uid, QUOTA_CONNECTIONS, 1, fault);
+    connection->charged = r == 0;
+    return r;
+}
+
+/* Tells why it is not served, if the client listens, before it is closed. */
+static void turn_away(struct connection *connection, const struct fault *fault)
+{
+    log_debug("turned away pid %d, uid %u: there are %" PRIi64 " %s", (int)connection->peer.pid,
+        (unsigned)connection->peer.uid, fault->number, fault->reason);
+    if (method_fault(connection, fault) == 0)
+        (void)socket_send(connection->fd, &connection->out);
+}
+
 int connection_new(struct server *server, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
     struct ucred credentials;
     socklen_t length = sizeof(credentials);
     const int off = 0;
+    struct fault fault;
     int r;
 
     if (!connection) {
@@ -313,7 +370,19 @@ int connection_new(struct server *server, int fd)
         goto fail;
     }
     connection->pause = PAUSE_FIRST;
-    connection->peer = (struct peer){ credentials.uid, credentials.gid, credentials.pid };
+    r = read_groups(fd, &connection->groups);
+    if (r < 0)
+        goto fail;
+    connection->peer = (struct peer){
+        .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
+    };
+    r = charge(connection, &fault);
+    if (r > 0) {
+        turn_away(connection, &fault);
+        r = 0;
+    }
+    if (!connection->charged)
+        goto fail;
     /* A listening socket may have it on: credentials in the control data are not asked for. */
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 #ifdef SO_PASSPIDFD
@@ -365,6 +434,9 @@ struct connection *connection_free(struct connection *connection)
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);
+    if (connection->charged)
+        model_refund(server->model, connection->peer.uid, QUOTA_CONNECTIONS, 1);
+    free(connection->groups);
     free(connection);
     return NULL;
 }

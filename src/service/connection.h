@@ -14,10 +14,12 @@ struct connection {
     struct server *server;
     int fd;
     struct peer peer;
+    struct groups *groups;    /* that peer points to */
     struct lifeline lifeline; /* what ends with it */
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *again;
+    bool charged;  /* to its user */
     bool finished; /* the client sends no more */
     bool failed;   /* to be closed when the callback unwinds */
     bool stalled;  /* its descriptors cannot be sent now, nor does anything tell when */
@@ -37,7 +39,7 @@ struct connection {
     LIST_ENTRY(connection) in_server;
 };
 
-/* fd: consumed, also on failure. */
+/* fd: consumed, also on failure. One that is too many is turned away, which is no failure. */
 int connection_new(struct server *server, int fd);
 struct connection *connection_free(struct connection *connection);
 

@@ -47,7 +47,7 @@ static int begin(struct connection *connection, const struct list_parameters *p,
 
 static bool is_shown(const struct connection *connection, const char *name, const struct peer *owner)
 {
-    return policy_allows(&connection->peer, owner) &&
+    return model_may(connection->server->model, &connection->peer, RIGHT_LIST, name, owner) &&
            (!connection->match || fnmatch(connection->match, name, 0) == 0);
 }
 

@@ -21,7 +21,8 @@
 enum told {
     TOLD_SUBJECT = 1,
     TOLD_OTHER,
-    TOLD_OTHERS, /* as the only one of an array */
+    TOLD_OTHER_OR_EMPTY, /* it is no optional one */
+    TOLD_OTHERS,         /* as the only one of an array */
     TOLD_REASON,
     TOLD_NUMBER,
     TOLD_ERRNO_NAME,
@@ -40,7 +41,7 @@ static const struct error {
     [FAULT_NO_SUCH_AGENT] = { BROKER ".NoSuchAgent", { { "name", TOLD_SUBJECT } } },
     [FAULT_IN_USE] = { BROKER ".InUse", { { "name", TOLD_SUBJECT }, { "links", TOLD_OTHERS } } },
     [FAULT_SUBSYSTEM_TAKEN] = { BROKER ".SubsystemTaken",
-        { { "kind", TOLD_REASON }, { "name", TOLD_SUBJECT }, { "agent", TOLD_OTHER } } },
+        { { "kind", TOLD_REASON }, { "name", TOLD_SUBJECT }, { "agent", TOLD_OTHER_OR_EMPTY } } },
     [FAULT_BAD_ENDPOINT] = { BROKER ".BadEndpoint",
         { { "endpoint", TOLD_SUBJECT }, { "reason", TOLD_REASON } } },
     [FAULT_ENDPOINT_BUSY] = { BROKER ".EndpointBusy",
@@ -50,7 +51,7 @@ static const struct error {
         { { "endpoint", TOLD_SUBJECT }, { "errno", TOLD_NUMBER }, { "errnoName", TOLD_ERRNO_NAME },
             { "holder", TOLD_OTHER } } },
     [FAULT_AGENT_TIMEOUT] = { BROKER ".AgentTimeout",
-        { { "agent", TOLD_OTHER }, { "endpoint", TOLD_SUBJECT } } },
+        { { "agent", TOLD_OTHER_OR_EMPTY }, { "endpoint", TOLD_SUBJECT } } },
     [FAULT_WRONG_STATE] = { BROKER ".WrongState", { { "name", TOLD_SUBJECT }, { "state", TOLD_REASON } } },
     [FAULT_QUOTA_EXCEEDED] = { BROKER ".QuotaExceeded",
         { { "what", TOLD_REASON }, { "limit", TOLD_NUMBER } } },
@@ -66,6 +67,7 @@ static json_t *tell(const struct fault *fault, enum told told)
     case TOLD_SUBJECT:
         return json_string(fault->subject);
     case TOLD_OTHER:
+    case TOLD_OTHER_OR_EMPTY:
         return json_string(fault->other);
     case TOLD_OTHERS:
         return fault->other[0] ? json_pack("[s]", fault->other) : json_array();
@@ -265,7 +267,7 @@ const struct method service_methods[] = {
 static const struct method *find(const char *interface, const char *name)
 {
     static const struct method *const broker[] = { held_methods, link_methods, agent_methods, list_methods,
-        monitor_methods, NULL };
+        monitor_methods, config_methods, NULL };
     static const struct method *const service[] = { service_methods, NULL };
     const struct method *const *tables = strcmp(interface, BROKER) == 0 ? broker : service;
 

@@ -23,6 +23,7 @@ extern const struct method link_methods[];
 extern const struct method agent_methods[];
 extern const struct method list_methods[];
 extern const struct method monitor_methods[];
+extern const struct method config_methods[];
 extern const struct method service_methods[]; /* org.varlink.service */
 
 /* Whether a glob (NULL: none) is short enough to be tried on each name. */

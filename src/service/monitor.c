@@ -23,7 +23,11 @@ struct monitor {
 
 static bool is_wanted(const struct monitor *monitor, const struct news *news)
 {
-    if (!policy_allows(&monitor->connection->peer, news->owner) ||
+    const struct connection *connection = monitor->connection;
+    const struct model *model = connection->server->model;
+
+    if (!(model_may(model, &connection->peer, RIGHT_LIST, news->subject, news->owner) ||
+            (news->link && model_may(model, &connection->peer, RIGHT_LIST, news->link, news->owner))) ||
         (!monitor->all && !monitor->wanted[news->notice]))
         return false;
     return !monitor->match || fnmatch(monitor->match, news->subject, 0) == 0 ||
@@ -64,7 +68,10 @@ void monitor_drained(struct monitor *monitor)
 
 void monitor_free(struct monitor *monitor)
 {
+    const struct connection *connection = monitor->connection;
+
     LIST_REMOVE(monitor, in_server);
+    model_refund(connection->server->model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1);
     free(monitor);
 }
 
@@ -90,15 +97,23 @@ static void want(struct monitor *monitor, const char *type)
 static int subscribe(struct connection *connection, const void *parameters)
 {
     const struct monitor_parameters *p = parameters;
+    struct model *model = connection->server->model;
     struct monitor *monitor;
+    struct fault fault;
     json_t *type;
     size_t i;
+    int r;
 
     if (!method_match_is_valid(p->match))
         return method_invalid(connection, "match");
+    r = model_charge(model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1, &fault);
+    if (r)
+        return method_result(connection, r, &fault);
     monitor = calloc(1, sizeof(*monitor));
-    if (!monitor)
+    if (!monitor) {
+        model_refund(model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1);
         return -ENOMEM;
+    }
     monitor->connection = connection;
     monitor->match = p->match;
     monitor->all = !p->types;

@@ -7,6 +7,8 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "model/record.h"
+#include "service/config.h"
+#include "service/config_links.h"
 #include "service/connection.h"
 #include "service/journal.h"
 #include "service/monitor.h"
@@ -52,6 +54,7 @@ static void on_agent_forgotten(void *userdata, struct agent *agent)
 static void on_news(void *userdata, const struct news *news)
 {
     journal_news(news);
+    config_links_news(userdata, news);
     monitor_news(userdata, news);
 }
 
@@ -140,6 +143,9 @@ static void end_recovery(struct server *server)
     struct connection *connection;
 
     server->recovering = false;
+    /* Before clients can take their names. */
+    config_links_apply(server);
+    server_sync(server);
     LIST_FOREACH (connection, &server->connections, in_server)
         connection_resume(connection);
 }
@@ -169,15 +175,60 @@ void server_arm(struct server *server)
     }
 }
 
+/* What the configuration says, and the command line says better. */
+static void apply_config(struct server *server)
+{
+    server->agent_timeout =
+        server->options.agent_timeout ? server->options.agent_timeout : server->config->agent_timeout;
+    model_set_limits(server->model, &server->config->limits);
+    model_set_policy(server->model, &server->config->policy);
+}
+
+/* Who may connect to the socket that was bound here. -errno, after a message. */
+static int apply_socket(const struct server *server)
+{
+    const struct config *config = server->config;
+    int r;
+
+    if (!server->path)
+        return 0;
+    if ((config->socket_group == (gid_t)-1 || chown(server->path, (uid_t)-1, config->socket_group) == 0) &&
+        chmod(server->path, config->socket_mode) == 0)
+        return 0;
+    r = -errno;
+    log_error("cannot set the group and the mode of %s: %s", server->path, strerror(errno));
+    return r;
+}
+
+/* All or nothing: with a configuration that is invalid, the one that is there stays. */
+static void reload(struct server *server)
+{
+    struct config *config, *old;
+
+    (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
+    if (config_load(config_folders, server->options.config, &config) < 0) {
+        log_error("the configuration is invalid: the one from before stays");
+    } else {
+        old = server->config;
+        server->config = config;
+        apply_config(server);
+        (void)apply_socket(server);
+        if (!server->recovering)
+            config_links_apply(server);
+        config_free(old);
+        log_info("the configuration was read again");
+    }
+    (void)sd_notify(0, "READY=1");
+    server_arm(server);
+}
+
 static void on_signal(evutil_socket_t number, short what, void *userdata)
 {
     struct server *server = userdata;
 
     (void)what;
     if (number == SIGHUP) {
-        /* There is nothing yet to be read again: the service manager hears that this was done. */
-        (void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIi64, clock_read(CLOCK_MONOTONIC));
-        (void)sd_notify(0, "READY=1");
+        reload(server);
         return;
     }
     log_info("got SIG%s: stopping", sigabbrev_np((int)number));
@@ -278,14 +329,18 @@ static int bind_listener(struct server *server)
         (void)unlink(server->path);
     }
     server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* Whoever connects is known by credentials, and sees what is its own: so all may. */
-    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        chmod(server->path, 0666) < 0 || listen(server->listener, SOMAXCONN) < 0) {
+    if (server->listener < 0 || bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0) {
         r = -errno;
         log_error("cannot listen at %s: %s", server->path, strerror(errno));
         return r;
     }
-    return 0;
+    /* Until it listens, nobody can connect. */
+    r = apply_socket(server);
+    if (r == 0 && listen(server->listener, SOMAXCONN) < 0) {
+        r = -errno;
+        log_error("cannot listen at %s: %s", server->path, strerror(errno));
+    }
+    return r;
 }
 
 #define LISTENER_NAME "evlinkd-listener"
@@ -329,7 +384,8 @@ static int make_events(struct server *server)
     server->timer = evtimer_new(server->base, on_timer, server);
     server->accept_again = evtimer_new(server->base, on_accept_again, server);
     server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
-    if (!server->timer || !server->accept_again || !server->accept || event_add(server->accept, NULL) < 0)
+    if (config_links_new(server) < 0 || !server->timer || !server->accept_again || !server->accept ||
+        event_add(server->accept, NULL) < 0)
         return -ENOMEM;
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         server->signals[i] = evsignal_new(server->base, numbers[i], on_signal, server);
@@ -376,7 +432,11 @@ static int start(struct server *server, struct passed *passed, const struct serv
     r = make_events(server);
     if (r < 0)
         return r;
-    return options->vault ? vault_open(server, passed) : 0;
+    apply_config(server);
+    r = options->vault ? vault_open(server, passed) : 0;
+    if (r >= 0)
+        apply_config(server); /* to what came back as well */
+    return r;
 }
 
 int server_new(const struct server_options *options, struct server **ret_server)
@@ -389,11 +449,13 @@ int server_new(const struct server_options *options, struct server **ret_server)
         return -ENOMEM;
     server->listener = server->lock = -1;
     server->armed = -1;
-    server->agent_timeout = options->agent_timeout;
+    server->options = *options;
     server->started_at = clock_epoch();
     raise_limit();
     (void)signal(SIGPIPE, SIG_IGN);
-    r = passed_new(&passed);
+    r = config_load(config_folders, options->config, &server->config);
+    if (r >= 0)
+        r = passed_new(&passed);
     if (r >= 0)
         r = discard_start();
     if (r >= 0)
@@ -427,6 +489,8 @@ static void tell_ready(const struct server *server)
 int server_run(struct server *server)
 {
     server->recovering = model_is_recovering(server->model);
+    if (!server->recovering)
+        config_links_apply(server);
     server_arm(server);
     tell_ready(server);
     if (event_base_dispatch(server->base) < 0)
@@ -438,7 +502,7 @@ int server_run(struct server *server)
 static void free_events(struct server *server)
 {
     struct event *events[] = { server->timer, server->accept, server->accept_again, server->watchdog,
-        server->signals[0], server->signals[1], server->signals[2] };
+        server->relink, server->signals[0], server->signals[1], server->signals[2] };
 
     for (size_t i = 0; i < ARRAY_SIZE(events); i++)
         if (events[i])
@@ -469,6 +533,7 @@ struct server *server_free(struct server *server)
     fd_close(server->listener);
     fd_close(server->lock);
     free(server->path);
+    config_free(server->config);
     free(server);
     return NULL;
 }

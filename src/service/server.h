@@ -13,10 +13,18 @@
 #include <event2/event.h>
 #include <stdint.h>
 
+struct server_options {
+    const char *path;      /* of the socket */
+    const char *config;    /* the file of the configuration; NULL: where this installation has it */
+    int64_t agent_timeout; /* microseconds; 0: as it is configured */
+    bool vault;            /* what is acknowledged is to outlive this process */
+};
+
 struct server {
     struct event_base *base;
     struct evaio *aio;
     struct model *model;
+    struct config *config;
     struct vault *vault; /* NULL: nothing outlives this process */
     bool stopping;       /* what ends from here on ends for this process only */
     bool recovering;     /* calls wait until what was begun before the start is finished or undone */
@@ -24,9 +32,13 @@ struct server {
     LIST_HEAD(, session) sessions;
     LIST_HEAD(, monitor) monitors;
     size_t n_connections;
-    int64_t started_at;    /* since the epoch */
+    int64_t started_at; /* since the epoch */
+    struct server_options options;
     int64_t agent_timeout; /* microseconds */
-    int64_t armed;         /* the deadline that the timer stands at; -1: none */
+    bool links_missing;    /* of the configuration's */
+    int relink_after;      /* seconds, until they are tried again */
+    struct event *relink;
+    int64_t armed; /* the deadline that the timer stands at; -1: none */
     struct event *timer;
     struct event *accept;
     struct event *accept_again; /* where the descriptor table was full */
@@ -37,15 +49,10 @@ struct server {
     char *path; /* of the listener that was bound here; NULL: it was passed */
 };
 
-struct server_options {
-    const char *path;      /* of the socket */
-    int64_t agent_timeout; /* microseconds */
-    bool vault;            /* what is acknowledged is to outlive this process */
-};
-
 /*
- * Serves the listening socket that the service manager passed, or takes the lock PATH.lock, replaces a dead
- * server's socket and listens. -EADDRINUSE where another server has the lock; what went wrong is logged.
+ * Reads the configuration, and serves the listening socket that the service manager passed, or takes the lock
+ * PATH.lock, replaces a dead server's socket and listens. -EADDRINUSE where another server has the lock; what
+ * went wrong is logged. The strings of the options are borrowed.
  */
 int server_new(const struct server_options *options, struct server **ret_server);
 
