@@ -525,6 +525,13 @@ static void test_errors(void **state)
           "'errnoName': "
           "'EEXIST'}",
             EVLINK_E_PLUG_FAILED, "PlugFailed", { "another ioeventfd" } },
+        { "'io.evlink.Broker.PlugFailed', 'parameters': {'endpoint': 'vfio/d/intx', 'errno': 16, "
+          "'errnoName': 'EBUSY'}",
+            EVLINK_E_PLUG_FAILED, "PlugFailed",
+            { "vfio/d/intx", "EBUSY", "another of INTx, MSI and MSI-X" } },
+        { "'io.evlink.Broker.PlugFailed', 'parameters': {'endpoint': 'vhost/d/vring/0/call', 'errno': 1, "
+          "'errnoName': 'EPERM'}",
+            EVLINK_E_PLUG_FAILED, "PlugFailed", { "VHOST_SET_OWNER" } },
         { "'io.evlink.Broker.PlugFailed', 'parameters': {'endpoint': 'kvm/v/pio/1', 'errno': 5, 'errnoName': "
           "'EIO'}",
             EVLINK_E_PLUG_FAILED, "PlugFailed", { "process that created the VM" } },

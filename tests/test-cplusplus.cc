@@ -23,6 +23,8 @@ int main()
     failed += evlink_client_open("/nonexistent/socket", &client) != -ENOENT;
     failed += evlink_agent_new("vmm", EVLINK_AGENT_KEEP | EVLINK_AGENT_TAKEOVER, &agent) != 0;
     failed += evlink_agent_add_kvm(agent, "vm1", -1, &ops, nullptr) != 0;
+    failed += evlink_agent_add_vfio(agent, "nic", -1, &ops, nullptr) != 0;
+    failed += evlink_agent_add_vhost(agent, "net", -1, nullptr, nullptr) != -EBADF;
     failed += evlink_agent_dispatch(agent) != -ENOTCONN;
     failed += evlink_agent_free(agent) != nullptr;
     failed += std::strcmp(evlink_code_name(EVLINK_E_PLUG_FAILED), "PlugFailed") != 0;

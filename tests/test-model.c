@@ -315,15 +315,17 @@ static bool vm_answer(struct world *world, struct vm *vm)
 static int vm_try_attach(struct world *world, size_t i, const struct peer *peer, bool watched)
 {
     struct vm *vm = &world->vms[i], *other = &world->vms[(i + N_VMS) % N_KERNELS];
-    struct subsystem_name subsystem = { .subsystem = SUBSYSTEM_KVM };
+    struct subsystem_name subsystems[] = { { SUBSYSTEM_KVM, "" }, { SUBSYSTEM_VFIO, "" },
+        { SUBSYSTEM_VHOST, "" } };
     struct fault fault;
     char name[16];
 
     (void)snprintf(name, sizeof(name), "a%zu", i);
-    (void)snprintf(subsystem.name, sizeof(subsystem.name), "vm%zu", i % N_VMS);
+    for (size_t k = 0; k < 3; k++)
+        (void)snprintf(subsystems[k].name, sizeof(subsystems[k].name), "vm%zu", i % N_VMS);
     vm->watched = watched;
     other->forgotten |= !other->agent;
-    return model_attach(world->model, peer, name, &subsystem, 1, true, watched, vm, &vm->agent, &fault);
+    return model_attach(world->model, peer, name, subsystems, 3, true, watched, vm, &vm->agent, &fault);
 }
 
 static void vm_attach(struct world *world, size_t i, const struct peer *peer, bool watched)
@@ -740,6 +742,149 @@ static void test_pending(void **state)
 }
 
 /* A set of links is made as one, or not at all. */
+/* ---- Devices ---- */
+
+static uint64_t take_count(int fd)
+{
+    uint64_t count = 0;
+
+    assert_true(eventfd_drain(fd, &count) >= 0);
+    return count;
+}
+
+/* The producer's side of a level link gets the resample eventfd as well, for its unmask. */
+static void test_intx(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+    struct link *link;
+
+    (void)state;
+    world_open(&world);
+    vm_attach(&world, 0, &root, true);
+    vm_attach(&world, 1, &root, true);
+    connect_as(&world, &root, "l", "vfio/vm0/intx", "kvm/vm1/gsi/5/level", &outcome);
+    assert_false(vm_take(&world, &world.vms[0]));
+    assert_true(vm_take(&world, &world.vms[1]));
+    link = get(&world, "l");
+    assert_int_equal(world.vms[1].items[0].fd, link->eventfd->fd);
+    assert_int_equal(world.vms[1].items[0].resample, link->resample->fd);
+    assert_true(vm_answer(&world, &world.vms[1]));
+    /* Whatever its line was at: it is told to look again. */
+    assert_int_equal(take_count(link->resample->fd), 1);
+    assert_true(vm_take(&world, &world.vms[0]));
+    assert_int_equal(world.vms[0].items[0].fd, link->eventfd->fd);
+    assert_int_equal(world.vms[0].items[0].resample, link->resample->fd);
+    assert_true(vm_answer(&world, &world.vms[0]));
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(take_count(link->resample->fd), 0);
+
+    /* The guest goes between interrupt and EOI, and another comes. */
+    vm_die(&world, 1);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_WAITING);
+    assert_int_equal(take_count(link->resample->fd), 0);
+    vm_attach(&world, 1, &root, true);
+    run(&world);
+    assert_int_equal(get(&world, "l")->state, LINK_LINKED);
+    assert_int_equal(take_count(link->resample->fd), 1);
+
+    /* Away with it: the same where the line was left by Move, and the trigger stays what it is. */
+    assert_int_equal(model_move(world.model, &root, "l", "vfio/vm0/intx", "vfio/vm0/msi/0", on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        FAULT_BAD_ENDPOINT);
+    assert_int_equal(model_move(world.model, &root, "l", "kvm/vm1/gsi/5/level", "kvm/vm1/gsi/5", on_done,
+                         &outcome, &outcome.job, &outcome.fault),
+        FAULT_BAD_ENDPOINT);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(model_move(world.model, &root, "l", "kvm/vm1/gsi/5/level", "kvm/vm0/gsi/6/level",
+                         on_done, &outcome, &outcome.job, &outcome.fault),
+        0);
+    run(&world);
+    assert_true(outcome.done);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(take_count(link->resample->fd), 1);
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(model_move(world.model, &root, "l", "vfio/vm0/intx", "vfio/vm1/intx", on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        0);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    disconnect(&world, "l", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(world.vms[0].n_plugs, 0);
+    assert_int_equal(world.vms[1].n_plugs, 0);
+    world_close(&world);
+}
+
+static void test_devices_refused(void **state)
+{
+    static const struct {
+        const char *producer, *consumer;
+    } bad[] = {
+        { "vfio/vm0/intx", "kvm/vm0/gsi/5" },
+        { "vfio/vm0/intx", "kvm/vm0/dev/d/irq/5" },
+        { "vfio/vm0/intx", "eventfd/e" },
+        { "vfio/vm0/intx", "vhost/vm0/vring/0/kick" },
+        { "vhost/vm0/vring/0/kick", "kvm/vm0/gsi/5" },
+        { "kvm/vm0/pio/1", "vhost/vm0/vring/0/call" },
+        { "kvm/vm0/pio/1", "vfio/vm0/msi/1" },
+    };
+    const char *const intx = "vfio/vm0/intx", *const both[] = { "kvm/vm0/gsi/5/level",
+        "kvm/vm0/gsi/6/level" };
+    const struct link_request relayed = {
+        .producers = &intx, .n_producers = 1, .consumers = both, .n_consumers = 2
+    };
+    struct world world;
+    struct outcome outcome;
+
+    (void)state;
+    world_open(&world);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        connect_as(&world, &root, "l", bad[i].producer, bad[i].consumer, &outcome);
+        assert_int_equal(outcome.r, FAULT_BAD_ENDPOINT);
+        assert_non_null(outcome.fault.reason);
+    }
+    assert_int_equal(model_connect(world.model, &root, &relayed, 1, true, &persistent, on_done, &outcome,
+                         &outcome.job, &outcome.fault),
+        FAULT_BAD_ENDPOINT);
+    world_close(&world);
+}
+
+/* A doorbell to a ring's kick, its call to an interrupt; only what is in front of an irqfd is read before. */
+static void test_vring(void **state)
+{
+    struct world world;
+    struct outcome outcome;
+    struct fault fault;
+    const char *const name = "e";
+    int fd;
+
+    (void)state;
+    world_open(&world);
+    fd = eventfd_create(false);
+    assert_true(fd >= 0);
+    vm_attach(&world, 0, &root, true);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &fault), 0);
+    assert_int_equal(model_signal(world.model, &root, "e", 3, &fault), 0);
+    connect_as(&world, &root, "kick", "eventfd/e", "vhost/vm0/vring/0/kick", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(take_count(get(&world, "kick")->eventfd->fd), 3);
+    connect_as(&world, &root, "call", "vhost/vm0/vring/0/call", "kvm/vm0/gsi/5", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    connect_as(&world, &root, "again", "vhost/vm0/vring/0/call", "kvm/vm0/gsi/6", &outcome);
+    assert_int_equal(outcome.r, FAULT_ENDPOINT_BUSY);
+    connect_as(&world, &root, "err", "vhost/vm0/vring/0/err", "kvm/vm0/gsi/6", &outcome);
+    run(&world);
+    assert_int_equal(outcome.r, 0);
+    assert_int_equal(world.vms[0].n_plugs, 5);
+    world_close(&world);
+}
+
 static void test_set(void **state)
 {
     const char *producers[] = { "kvm/vm1/pio/1", "kvm/vm1/pio/2", "kvm/vm1/pio/3" };
@@ -807,10 +952,22 @@ static unsigned pick(unsigned n)
 /* What is signalled by, or signals, a held eventfd or a VM: fixed or on offer. */
 static void random_endpoint(char text[static ENDPOINT_SIZE], bool producer)
 {
-    switch (pick(8)) {
+    static const char *const signals[] = { "intx", "msi/0", "msi/1", "err" };
+
+    switch (pick(10)) {
     case 0:
     case 1:
         (void)snprintf(text, ENDPOINT_SIZE, "eventfd/e%u", pick(3));
+        break;
+    case 3:
+        if (producer)
+            (void)snprintf(text, ENDPOINT_SIZE, "vfio/vm%u/%s", pick(N_VMS), signals[pick(4)]);
+        else
+            (void)snprintf(text, ENDPOINT_SIZE, "kvm/vm%u/gsi/%u/level", pick(N_VMS), pick(3));
+        break;
+    case 4:
+        (void)snprintf(
+            text, ENDPOINT_SIZE, "vhost/vm%u/vring/%u/%s", pick(N_VMS), pick(3), producer ? "call" : "kick");
         break;
     case 2:
         (void)snprintf(
@@ -1763,6 +1920,9 @@ int main(void)
         cmocka_unit_test(test_offers),
         cmocka_unit_test(test_large_group),
         cmocka_unit_test(test_shared_gsi),
+        cmocka_unit_test(test_intx),
+        cmocka_unit_test(test_devices_refused),
+        cmocka_unit_test(test_vring),
         cmocka_unit_test(test_random),
     };
 

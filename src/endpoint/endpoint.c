@@ -310,6 +310,11 @@ bool endpoint_is_irqfd(const struct endpoint *endpoint)
     return endpoint->kind == ENDPOINT_GSI || endpoint->kind == ENDPOINT_IRQ;
 }
 
+bool endpoint_is_level(const struct endpoint *endpoint)
+{
+    return endpoint->level || endpoint->kind == ENDPOINT_INTX;
+}
+
 bool endpoint_is_offered(const struct endpoint *endpoint)
 {
     return kinds[endpoint->kind].device;

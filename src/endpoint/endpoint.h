@@ -81,6 +81,9 @@ bool endpoint_is_consumer(const struct endpoint *endpoint);
 /* An end that is an irqfd in KVM. */
 bool endpoint_is_irqfd(const struct endpoint *endpoint);
 
+/* An end that is level-triggered: an interrupt at /level, and INTx of VFIO, which the EOI unmasks. */
+bool endpoint_is_level(const struct endpoint *endpoint);
+
 /* Whether an agent has to offer it before it can be plugged. */
 bool endpoint_is_offered(const struct endpoint *endpoint);
 

@@ -110,12 +110,30 @@ struct evlink_agent *evlink_agent_free(struct evlink_agent *agent)
     return NULL;
 }
 
-int evlink_agent_add_kvm(
-    struct evlink_agent *agent, const char *vm, int vm_fd, const struct evlink_agent_ops *ops, void *userdata)
+static int add(struct evlink_agent *agent, enum subsystem kind, const char *name, int fd,
+    const struct evlink_agent_ops *ops, void *userdata)
 {
     if (atomic_load(&agent->attached))
         return -EISCONN;
-    return evl_plugs_add_kvm(&agent->plugs, vm, vm_fd, ops, userdata);
+    return evl_plugs_add(&agent->plugs, kind, name, fd, ops, userdata);
+}
+
+int evlink_agent_add_kvm(
+    struct evlink_agent *agent, const char *vm, int vm_fd, const struct evlink_agent_ops *ops, void *userdata)
+{
+    return add(agent, SUBSYSTEM_KVM, vm, vm_fd, ops, userdata);
+}
+
+int evlink_agent_add_vfio(struct evlink_agent *agent, const char *device, int device_fd,
+    const struct evlink_agent_ops *ops, void *userdata)
+{
+    return add(agent, SUBSYSTEM_VFIO, device, device_fd, ops, userdata);
+}
+
+int evlink_agent_add_vhost(struct evlink_agent *agent, const char *device, int vhost_fd,
+    const struct evlink_agent_ops *ops, void *userdata)
+{
+    return add(agent, SUBSYSTEM_VHOST, device, vhost_fd, ops, userdata);
 }
 
 /* ---- Attached ---- */
@@ -123,10 +141,12 @@ int evlink_agent_add_kvm(
 static void add_subsystems(struct evl_params *params, const struct evl_plugs *plugs)
 {
     json_t *array = json_array();
-    const char *vm;
+    enum subsystem kind;
+    const char *name;
 
-    for (size_t i = 0; (vm = evl_plugs_vm(plugs, i)); i++)
-        if (json_array_append_new(array, json_pack("{s:s, s:s}", "kind", "kvm", "name", vm)) < 0)
+    for (size_t i = 0; (name = evl_plugs_subsystem(plugs, i, &kind)); i++)
+        if (json_array_append_new(
+                array, json_pack("{s:s, s:s}", "kind", subsystem_name(kind), "name", name)) < 0)
             evl_params_fail(params, -ENOMEM, "out of memory");
     evl_params_json(params, "subsystems", array);
 }
@@ -185,9 +205,11 @@ int evlink_agent_attach(struct evlink_agent *agent, struct evlink_client *client
 {
     int fd, r;
 
-    if (agent->plugs.n_vms == 0)
+    if (agent->plugs.n_subsystems == 0)
         return evl_client_say(client, -EINVAL,
-            "the agent '%s' has nothing to plug into: evlink_agent_add_kvm() comes first", agent->name);
+            "the agent '%s' has nothing to plug into: evlink_agent_add_kvm(), _vfio() or _vhost() comes "
+            "first",
+            agent->name);
     if (atomic_load(&agent->attached))
         return evl_client_say(client, -EISCONN, "the agent '%s' is attached already", agent->name);
     /* Whose calls are to serve it; the client of an earlier session forgets it. */

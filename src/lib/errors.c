@@ -116,7 +116,7 @@ static const struct answer {
 
 static const struct reason {
     const char *errno_name;
-    enum { ANY, IRQFD, IOEVENTFD } end;
+    enum { ANY, IRQFD, IOEVENTFD, VFIO, VHOST } end;
     const char *sentence;
 } reasons[] = {
     { "EBUSY", IRQFD,
@@ -131,13 +131,29 @@ static const struct reason {
         "another ioeventfd is on that address with a length or value that collides: the VMM's own, or an "
         "earlier one that was never unplugged" },
     { "ENOSPC", IOEVENTFD, "the VM's bus takes no more ioeventfds" },
+    { "EBUSY", VFIO,
+        "the device uses another of INTx, MSI and MSI-X, or has an eventfd there already, by the VMM's own "
+        "hand, say: it has one of the three at a time, so unlink the others, or have the VMM disable them, "
+        "first" },
+    { "ENOENT", VFIO, "the device has no such interrupt" },
+    { "ENOSPC", VFIO,
+        "there is no room for that vector, on the host or beside those that are in use: unlink the device's "
+        "others and link them all anew, or use fewer" },
+    { "EINVAL", VFIO,
+        "VFIO takes no such interrupt now: the device is suspended, or being reset or removed" },
+    { "ENOBUFS", VHOST, "the vhost device has no such ring" },
+    { "EBUSY", VHOST, "the ring has an eventfd there already" },
+    { "EPERM", VHOST,
+        "the agent does not live in the process that called VHOST_SET_OWNER, nobody has called it yet, or "
+        "that "
+        "process's sandbox forbids the ioctl" },
     { "EIO", ANY,
         "the agent does not live in the process that created the VM, and KVM takes a VM's ioctls from no "
         "other" },
     { "EPERM", ANY,
         "the agent does not live in the process that owns the device, or that process's sandbox forbids the "
         "ioctl" },
-    { "ENOTTY", ANY, "what the agent was given as the VM's descriptor is none" },
+    { "ENOTTY", ANY, "what the agent was given as the descriptor of the VM or the device is none" },
     { "ENODEV", ANY, "the agent has no such subsystem, or its VMM no such device" },
     { "ENOENT", ANY, "the agent's VMM knows no such interrupt or doorbell" },
     { "EOPNOTSUPP", ANY,
@@ -161,9 +177,20 @@ static const char *plug_failed(json_t *parameters)
     struct endpoint endpoint;
     int end = ANY;
 
-    if (text && endpoint_parse(text, &endpoint, &complaint) == 0 &&
-        endpoint_subsystem(&endpoint) == SUBSYSTEM_KVM)
-        end = endpoint_is_irqfd(&endpoint) ? IRQFD : IOEVENTFD;
+    if (text && endpoint_parse(text, &endpoint, &complaint) == 0)
+        switch (endpoint_subsystem(&endpoint)) {
+        case SUBSYSTEM_KVM:
+            end = endpoint_is_irqfd(&endpoint) ? IRQFD : IOEVENTFD;
+            break;
+        case SUBSYSTEM_VFIO:
+            end = VFIO;
+            break;
+        case SUBSYSTEM_VHOST:
+            end = VHOST;
+            break;
+        case SUBSYSTEM_NONE:
+            break;
+        }
     while (reason->errno_name && (!name || strcmp(reason->errno_name, name) != 0 ||
                                      (reason->end != ANY && (int)reason->end != end)))
         reason++;

@@ -2,9 +2,9 @@
 /*
  * libevlink: the client of evlinkd, and the agent that lives in the process of a VMM.
  *
- * evlinkd holds eventfds for its clients and has them plugged into KVM by the agent of the process that owns
- * the VM, since KVM accepts a VM's ioctls from that address space alone. See evlinkd(8), evlink-endpoint(7)
- * and io.evlink.Broker(7).
+ * evlinkd holds eventfds for its clients and has them plugged into KVM, VFIO and vhost by the agent of the
+ * process that owns the VM or the device, since KVM and vhost accept ioctls from that address space alone.
+ * See evlinkd(8), evlink-endpoint(7) and io.evlink.Broker(7).
  *
  * Results. Every function that returns int returns 0, or a negative errno where something failed on this side
  * (-ECONNRESET: the broker is gone; -ETIMEDOUT; -ENOMEM; -EPROTO: the broker's answer made no sense), or a
@@ -318,20 +318,28 @@ enum evlink_agent_flags {
 };
 
 enum evlink_plug_kind {
-    EVLINK_PLUG_GSI,    /* kvm: number is the GSI */
-    EVLINK_PLUG_PIO,    /* kvm: number is the port */
-    EVLINK_PLUG_MMIO,   /* kvm: number is the guest-physical address */
-    EVLINK_PLUG_IRQ,    /* kvm: interrupt number of device */
-    EVLINK_PLUG_NOTIFY, /* kvm: doorbell number of device */
+    EVLINK_PLUG_GSI,       /* kvm: number is the GSI */
+    EVLINK_PLUG_PIO,       /* kvm: number is the port */
+    EVLINK_PLUG_MMIO,      /* kvm: number is the guest-physical address */
+    EVLINK_PLUG_IRQ,       /* kvm: interrupt number of device */
+    EVLINK_PLUG_NOTIFY,    /* kvm: doorbell number of device */
+    EVLINK_PLUG_INTX,      /* vfio */
+    EVLINK_PLUG_MSI,       /* vfio: number is the vector */
+    EVLINK_PLUG_MSIX,      /* vfio: number is the vector */
+    EVLINK_PLUG_ERR,       /* vfio */
+    EVLINK_PLUG_REQ,       /* vfio */
+    EVLINK_PLUG_CALL,      /* vhost: number is the ring */
+    EVLINK_PLUG_KICK,      /* vhost: number is the ring */
+    EVLINK_PLUG_VRING_ERR, /* vhost: number is the ring */
 };
 
 /* One eventfd and the place where it goes. Everything that it points to lives until the callback returns. */
 struct evlink_plug {
     const char *endpoint;  /* in canonical form */
-    const char *subsystem; /* the VM's name */
+    const char *subsystem; /* the VM's name, or that of a device of vfio or vhost */
     const char *device;    /* NULL unless kind is EVLINK_PLUG_IRQ or EVLINK_PLUG_NOTIFY */
     enum evlink_plug_kind kind;
-    bool level;      /* a resample irqfd */
+    bool level;      /* a resample irqfd; or INTX, which resample_fd unmasks */
     bool datamatch;  /* PIO, MMIO: only writes of value */
     unsigned length; /* PIO, MMIO: 0 (any), 1, 2, 4, 8 bytes */
     uint64_t number;
@@ -349,7 +357,8 @@ struct evlink_plug {
 struct evlink_agent_ops {
     /*
      * Plugs, unplugs: 0 or a negative errno, which the broker reports as its PlugFailed. Called with what
-     * resolve() made of it. NULL: KVM_IRQFD or KVM_IOEVENTFD on the VM's descriptor. unplug must undo what an
+     * resolve() made of it. NULL: KVM_IRQFD or KVM_IOEVENTFD on the VM's descriptor, VFIO_DEVICE_SET_IRQS or
+     * VHOST_SET_VRING_* on the device's. unplug must undo what an
      * earlier agent of this process plugged too, and return 0 where nothing is plugged. Install an
      * interrupt's route before its irqfd and remove it after: KVM drops signals to an unrouted GSI silently.
      */
@@ -390,6 +399,22 @@ int evlink_agent_add_kvm(struct evlink_agent *agent, const char *vm, int vm_fd,
     const struct evlink_agent_ops *ops, void *userdata);
 
 /*
+ * The same for a PCI device of VFIO: device_fd is what VFIO_GROUP_GET_DEVICE_FD returned, or a bound cdev.
+ * Borrowed: the agent duplicates it nowhere, the broker never sees it. Any process that has it may do this.
+ * INTx, MSI and MSI-X of a device exclude each other: plugging one while another is in use, by the VMM's own
+ * hand too, is PlugFailed with EBUSY. -EOPNOTSUPP: no PCI device.
+ */
+int evlink_agent_add_vfio(struct evlink_agent *agent, const char *device, int device_fd,
+    const struct evlink_agent_ops *ops, void *userdata);
+
+/*
+ * The same for a device of vhost: /dev/vhost-net, /dev/vhost-vsock, /dev/vhost-vdpa-N. Only in the process
+ * that called VHOST_SET_OWNER, and plugged after that [vhost: EPERM].
+ */
+int evlink_agent_add_vhost(struct evlink_agent *agent, const char *device, int vhost_fd,
+    const struct evlink_agent_ops *ops, void *userdata);
+
+/*
  * Attaches the agent: the broker makes its socket pair and sends one end. client: borrowed for the call;
  * where the agent has no thread, the client's later calls serve it while they wait, until either is freed.
  * -EINVAL without a subsystem, -EISCONN when attached already. An agent whose socket the broker closed may be
@@ -415,15 +440,15 @@ int evlink_agent_start(struct evlink_agent *agent);
  *     sendmsg      to it
  *     read         of the eventfd by which evlink_agent_stop() wakes it
  *     close        of the eventfds that came, and of the socket at its end
- *     ioctl        KVM_IRQFD and KVM_IOEVENTFD on the VM; none where plug() and unplug() are given
- *     fcntl        F_DUPFD_CLOEXEC, with EVLINK_AGENT_KEEP only
- *     futex        when another thread masks, unmasks or serves the agent at the same moment
- *     brk, mmap, munmap, mremap, mprotect, madvise
- *                  malloc(3)'s; in a thread that never allocated before, glibc's may add sched_getaffinity:
- *                  allocate something there before the filter is installed
- * Where the broker does not say which eventfd it sends (eventfdId; evlinkd does where its kernel tells, which
- * is since Linux 5.2), also openat, read and close of /proc/self/fdinfo, and fcntl(F_GETFD): openat may fail,
- * with any errno. The VMM's callbacks come on top. A stop makes write and futex, in its caller's thread.
+ *     ioctl        KVM_IRQFD and KVM_IOEVENTFD on a VM, VFIO_DEVICE_SET_IRQS and VFIO_DEVICE_GET_IRQ_INFO on
+ * a device of VFIO, VHOST_SET_VRING_CALL, _KICK and _ERR on one of vhost; none where plug() and unplug() are
+ * given fcntl        F_DUPFD_CLOEXEC, with EVLINK_AGENT_KEEP only futex        when another thread masks,
+ * unmasks or serves the agent at the same moment brk, mmap, munmap, mremap, mprotect, madvise malloc(3)'s; in
+ * a thread that never allocated before, glibc's may add sched_getaffinity: allocate something there before
+ * the filter is installed Where the broker does not say which eventfd it sends (eventfdId; evlinkd does where
+ * its kernel tells, which is since Linux 5.2), also openat, read and close of /proc/self/fdinfo, and
+ * fcntl(F_GETFD): openat may fail, with any errno. The VMM's callbacks come on top. A stop makes write and
+ * futex, in its caller's thread.
  */
 int evlink_agent_run(struct evlink_agent *agent);
 

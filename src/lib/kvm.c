@@ -56,11 +56,9 @@ int evl_kvm_plug(int vm_fd, const struct evlink_plug *plug)
     case EVLINK_PLUG_PIO:
     case EVLINK_PLUG_MMIO:
         return ioeventfd(vm_fd, plug, 0);
-    case EVLINK_PLUG_IRQ:
-    case EVLINK_PLUG_NOTIFY:
-        break;
+    default:
+        return -EOPNOTSUPP;
     }
-    return -EOPNOTSUPP;
 }
 
 int evl_kvm_unplug(int vm_fd, const struct evlink_plug *plug)
@@ -74,9 +72,7 @@ int evl_kvm_unplug(int vm_fd, const struct evlink_plug *plug)
     case EVLINK_PLUG_MMIO:
         r = ioeventfd(vm_fd, plug, KVM_IOEVENTFD_FLAG_DEASSIGN);
         return r == -ENOENT ? 0 : r;
-    case EVLINK_PLUG_IRQ:
-    case EVLINK_PLUG_NOTIFY:
-        break;
+    default:
+        return -EOPNOTSUPP;
     }
-    return -EOPNOTSUPP;
 }

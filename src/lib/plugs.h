@@ -12,18 +12,19 @@
 #ifndef LIB_PLUGS_H
 #define LIB_PLUGS_H
 
+#include "endpoint/endpoint.h"
 #include "lib/evlink.h"
 
 #include <pthread.h>
 
-struct evl_vm;
+struct evl_subsystem;
 struct evl_entry;
 
 struct evl_plugs {
     pthread_mutex_t lock;
     bool keep; /* EVLINK_AGENT_KEEP */
-    struct evl_vm **vms;
-    size_t n_vms;
+    struct evl_subsystem **subsystems;
+    size_t n_subsystems;
     struct evl_entry **entries;
     size_t n_entries, size;
 };
@@ -32,22 +33,24 @@ void evl_plugs_init(struct evl_plugs *plugs, bool keep);
 /* Closes what was kept. What is plugged stays plugged. */
 void evl_plugs_clear(struct evl_plugs *plugs);
 
-int evl_plugs_add_kvm(
-    struct evl_plugs *plugs, const char *name, int vm_fd, const struct evlink_agent_ops *ops, void *userdata);
+/* evlink_agent_add_kvm(), evlink_agent_add_vfio(), evlink_agent_add_vhost(). */
+int evl_plugs_add(struct evl_plugs *plugs, enum subsystem kind, const char *name, int fd,
+    const struct evlink_agent_ops *ops, void *userdata);
 
-/* The name of the VM at index, NULL behind the last. */
-const char *evl_plugs_vm(const struct evl_plugs *plugs, size_t index);
+/* The name and the kind of the subsystem at index, NULL behind the last. */
+const char *evl_plugs_subsystem(const struct evl_plugs *plugs, size_t index, enum subsystem *ret_kind);
 
 /* An eventfd and where it goes, as it came. */
 struct evl_item {
     const char *endpoint;
-    int64_t eventfd_id;  /* -1: not known */
-    int fd, resample_fd; /* borrowed; resample_fd is -1 unless level */
+    int64_t eventfd_id; /* -1: not known */
+    int fd;             /* borrowed; -errno where it did not come */
+    int resample_fd;    /* borrowed; -1 unless level */
 };
 
-/* 0 or -errno. */
-int evl_plugs_plug(struct evl_plugs *plugs, const struct evl_item *item);
-int evl_plugs_unplug(struct evl_plugs *plugs, const struct evl_item *item);
+/* In this order; those that follow each other at a device at once. errors[i]: 0 or -errno. */
+void evl_plugs_plug(struct evl_plugs *plugs, const struct evl_item *items, size_t n, int *errors);
+void evl_plugs_unplug(struct evl_plugs *plugs, const struct evl_item *items, size_t n, int *errors);
 
 /* The entry at index, false behind the last. *ret_id is -1 where it is not known. */
 bool evl_plugs_at(const struct evl_plugs *plugs, size_t index, const char **ret_endpoint, int64_t *ret_id);

@@ -7,6 +7,7 @@
 #include "wire/varlink.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -107,25 +108,23 @@ static int find_fd(const struct frame *frame, int64_t index)
     return index >= 0 && frame->fds_lost ? -EMFILE : -EBADF;
 }
 
-typedef int (*item_function)(struct evl_plugs *plugs, const struct evl_item *item);
+typedef void (*items_function)(struct evl_plugs *plugs, const struct evl_item *items, size_t n, int *errors);
 
-static int do_item(struct request *request, const struct item_in *in, item_function function)
+static struct evl_item make_item(const struct frame *frame, const struct item_in *in)
 {
     struct evl_item item = {
         .endpoint = in->endpoint,
         .eventfd_id = in->eventfd_id.set ? in->eventfd_id.value : -1,
-        .fd = find_fd(&request->frame, in->index.value),
+        .fd = find_fd(frame, in->index.value),
         .resample_fd = -1,
     };
 
-    if (item.fd < 0)
-        return item.fd;
-    if (in->resample_index.set) {
-        item.resample_fd = find_fd(&request->frame, in->resample_index.value);
+    if (item.fd >= 0 && in->resample_index.set) {
+        item.resample_fd = find_fd(frame, in->resample_index.value);
         if (item.resample_fd < 0)
-            return item.resample_fd;
+            item.fd = item.resample_fd;
     }
-    return function(request->plugs, &item);
+    return item;
 }
 
 static json_t *make_result(const char *endpoint, int r)
@@ -137,30 +136,38 @@ static json_t *make_result(const char *endpoint, int r)
     return json_pack("{s:s, s:i, s:s}", "endpoint", endpoint, "errno", -r, "errnoName", name ? name : "?");
 }
 
-static int on_items(struct request *request, item_function function)
+static int on_items(struct request *request, items_function function)
 {
     static const struct field fields[] = {
         { "items", FIELD_OBJECTS, 0, FIELD_REQUIRED },
         FIELDS_END,
     };
+    CLEANUP(freep) struct evl_item *items = NULL;
+    CLEANUP(freep) int *errors = NULL;
     json_auto_t *results = json_array();
-    json_t *items = NULL, *json;
-    struct item_in in;
+    json_t *array = NULL, *json;
     const char *bad;
-    size_t i;
+    size_t i, n;
 
-    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &items, &bad) < 0)
+    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &array, &bad) < 0)
         return refuse_parameter(request, bad);
+    n = json_array_size(array);
+    items = calloc(n + 1, sizeof(*items));
+    errors = calloc(n + 1, sizeof(*errors));
+    if (!items || !errors)
+        return -ENOMEM;
     /* All are looked at before any is plugged: a call that is refused has done nothing. */
-    json_array_foreach (items, i, json)
+    json_array_foreach (array, i, json) {
+        struct item_in in = { .endpoint = NULL };
+
         if (fields_decode(json, item_fields, FIELDS_LENIENT, &in, &bad) < 0)
             return refuse_parameter(request, bad);
-    json_array_foreach (items, i, json) {
-        in = (struct item_in){ .endpoint = NULL };
-        (void)fields_decode(json, item_fields, FIELDS_LENIENT, &in, &bad);
-        if (json_array_append_new(results, make_result(in.endpoint, do_item(request, &in, function))) < 0)
-            return -ENOMEM;
+        items[i] = make_item(&request->frame, &in);
     }
+    function(request->plugs, items, n, errors);
+    for (i = 0; i < n; i++)
+        if (json_array_append_new(results, make_result(items[i].endpoint, errors[i])) < 0)
+            return -ENOMEM;
     return answer(request, json_pack("{s:O}", "results", results));
 }
 

@@ -117,10 +117,12 @@ size_t model_agent_next(
         struct eventfd *eventfd = end->eventfd;
         uint64_t count = 0;
 
-        if (bytes + size > most_bytes || fds + 1 + end->endpoint.level > most)
+        bool level = endpoint_is_level(&end->endpoint);
+
+        if (bytes + size > most_bytes || fds + 1 + level > most)
             break;
         bytes += size;
-        fds += 1 + end->endpoint.level;
+        fds += 1 + level;
         TAILQ_REMOVE(queue, end, in_agent);
         TAILQ_INSERT_TAIL(&agent->flight, end, in_agent);
         end->queued = OP_NONE;
@@ -140,7 +142,7 @@ size_t model_agent_next(
         items[n++] = (struct batch_item){
             .endpoint = &end->endpoint,
             .fd = eventfd->fd,
-            .resample = end->endpoint.level ? end->link->resample->fd : -1,
+            .resample = level ? end->link->resample->fd : -1,
             .eventfd_id = eventfd->id,
         };
     }
@@ -168,6 +170,23 @@ static void came_clean(struct end *end)
             end->link->ends[i]->refused = false;
 }
 
+/*
+ * An INTx is masked from when it was raised until the EOI, and the consumer before this one may have gone
+ * in between: it is unmasked, and raised again if its device still wants service.
+ */
+static void unmask_intx(struct model *model, const struct end *end)
+{
+    const struct link *link = end->link;
+
+    if (end->producer || !end->endpoint.level)
+        return;
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->endpoint.kind == ENDPOINT_INTX) {
+            (void)evaio_add(model->aio, link->resample->fd, 1);
+            return;
+        }
+}
+
 static void plug_result(struct model *model, struct end *end, int error, bool late)
 {
     struct link *link = end->link;
@@ -179,6 +198,8 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
         end->renewed = false;
         /* Late, its link may have been told that it failed: it is unplugged, and tried again from there. */
         end->state = late ? END_UNKNOWN : END_PLUGGED;
+        if (!late)
+            unmask_intx(model, end);
         return;
     }
     /* It was clean before, and in nobody's way. */

@@ -340,8 +340,6 @@ const char *end_complaint(const struct endpoint *endpoint, bool producer)
         return "is not a producer";
     if (!producer && !endpoint_is_consumer(endpoint))
         return "is not a consumer";
-    if (endpoint->kind != ENDPOINT_EVENTFD && endpoint_subsystem(endpoint) != SUBSYSTEM_KVM)
-        return "is of a subsystem that this version cannot plug yet";
     return NULL;
 }
 
@@ -371,8 +369,11 @@ static int make_link(
 
         if (endpoint_parse(text, &endpoint, &reason) >= 0)
             reason = end_complaint(&endpoint, producer);
-        if (!reason && endpoint.level && n > 2)
+        if (!reason && endpoint_is_level(&endpoint) && n > 2)
             reason = "is level-triggered: such a link has one producer and one consumer";
+        /* Producers come first. What is masked until an EOI would never come again without one. */
+        if (!reason && !producer && !endpoint.level && link->ends[0]->endpoint.kind == ENDPOINT_INTX)
+            reason = "is not level-triggered, as the interrupt of an INTx has to be";
         if (reason && !fault->code)
             (void)fault_set(fault, FAULT_BAD_ENDPOINT, text, NULL, reason, 0);
         if (!end_new(link, &endpoint, producer, peer->uid))
@@ -893,7 +894,7 @@ static const char *move_complaint(const struct end *from, const struct endpoint 
         return complaint;
     if (to->kind == ENDPOINT_EVENTFD)
         return "is a held eventfd: such ends do not move";
-    if (to->level != from->endpoint.level)
+    if (endpoint_is_level(to) != endpoint_is_level(&from->endpoint))
         return "has another trigger: edge and level stay what they are";
     return NULL;
 }

@@ -469,7 +469,7 @@ static const struct end *find_holder(struct model *model, const struct end *end)
     struct site *site;
     struct end *other;
 
-    if (end->error != EBUSY || !end->eventfd || end->eventfd->id < 0)
+    if (end->error != EBUSY || !endpoint_is_irqfd(&end->endpoint) || !end->eventfd || end->eventfd->id < 0)
         return NULL;
     RB_FOREACH (site, site_tree, &model->sites)
         RB_FOREACH (other, end_tree, &site->ends)
