@@ -52,6 +52,12 @@ static void link_ends(struct broker *broker, const char *name, const char *produ
     must(evlink_connect(broker->client, &spec, NULL), "Connect", broker->client);
 }
 
+/* evlinkd cleans up within a second, and then does nothing that it is not asked for. */
+static void let_rest(void)
+{
+    (void)usleep(1500000);
+}
+
 /* ---- From guest to guest ---- */
 
 static double ring(struct guests *guests, uint16_t port, unsigned gsi)
@@ -74,6 +80,7 @@ static void direct(struct guests *guests, struct broker *broker, struct row *row
     link_ends(broker, "direct", "kvm/a/pio/0x510/2", "kvm/b/gsi/10");
     bare_doorbell(guest_vm_fd(guests->a), fd, PORT_OTHER);
     bare_irqfd(guest_vm_fd(guests->b), fd, GSI_OTHER, true);
+    let_rest();
     cpu = cpu_of(broker->pid);
     for (int i = 0; i < ROUNDS + 1; i++) {
         double ours = ring(guests, PORT_OURS, GSI_OURS), other = ring(guests, PORT_OTHER, GSI_OTHER);
@@ -218,6 +225,7 @@ static void mask(struct broker *broker, struct row *row)
     must(evlink_hold_new(broker->client, "mask", false, EVLINK_PERSISTENT, 0), "Hold", broker->client);
     link_ends(broker, "mask", "eventfd/mask", "kvm/k/gsi/30");
     bare_irqfd(vm, fd, GSI_MASK + 1, true);
+    let_rest();
     cpu = cpu_of(broker->pid);
     for (int i = 0; i < N_MASKS * ROUNDS; i++) {
         double begun = now();
