@@ -167,7 +167,8 @@ static void serve(struct connection *connection)
             return;
         if (connection->stream) {
             if (streamed++ == STREAM_MAX) {
-                connection_resume(connection);
+                /* By a timer: what a callback makes active comes before the loop looks at other sockets. */
+                pause_for(connection, 0);
                 return;
             }
             connection->stream(connection);
