@@ -243,6 +243,7 @@ static void hang_up(struct connection *connection)
 static void advance(struct connection *connection)
 {
     struct server *server = connection->server;
+    bool was_full;
     int r;
 
     if (connection->finished && connection->monitor)
@@ -262,7 +263,11 @@ static void advance(struct connection *connection)
     }
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
         server_sync(server);
+        was_full = is_full(connection);
         r = socket_send(connection->fd, &connection->out);
+        /* All went out at once: the socket will not tell of calls that have come in already. */
+        if (r == 0 && was_full)
+            connection_resume(connection);
         /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
         connection->stalled = r == -ETOOMANYREFS;
         if (connection->stalled && !connection->failed)
