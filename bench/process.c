@@ -176,11 +176,28 @@ static void get_ready(struct broker *broker, pid_t old)
     while (broker->pid == old || broker->pid == 0);
 }
 
+/* Those that are stopped where something fails; by whom. */
+static struct broker *running[8];
+static pid_t owner;
+
+static void stop_all(void)
+{
+    for (size_t i = 0; i < sizeof(running) / sizeof(running[0]) && owner == getpid(); i++)
+        if (running[i])
+            broker_stop(running[i]);
+}
+
 void broker_start(struct broker *broker)
 {
     uid_t uid = geteuid() == 0 ? next_uid++ : 0;
+    size_t i = 0;
 
     *broker = (struct broker){ .pid = 0 };
+    if (owner == 0 && atexit(stop_all) == 0)
+        owner = getpid();
+    while (running[i])
+        i++;
+    running[i] = broker;
     strcpy(broker->folder, "/tmp/evlinkd-bench-XXXXXX");
     if (!mkdtemp(broker->folder))
         die("cannot make a folder: %m");
@@ -207,6 +224,11 @@ void broker_stop(struct broker *broker)
 {
     char path[112];
 
+    for (size_t i = 0; i < sizeof(running) / sizeof(running[0]); i++)
+        if (running[i] == broker)
+            running[i] = NULL;
+    if (broker->parent <= 0)
+        return;
     broker->client = evlink_client_free(broker->client);
     (void)kill(broker->parent, SIGTERM);
     (void)waitpid(broker->parent, NULL, 0);
