@@ -17,15 +17,15 @@ import evlink
 
 class Keeper:
     """options: evlinkd's; uid: who it runs as; nofile: its limit of descriptors; environment: more of it; stored: what
-    an earlier one had stored, [(name, descriptor)], consumed."""
+    an earlier one had stored, [(name, descriptor)], consumed; wrapper: a command that it is run by."""
 
-    def __init__(self, *options, program=None, uid=None, nofile=None, environment=None, stored=()):
+    def __init__(self, *options, program=None, uid=None, nofile=None, environment=None, stored=(), wrapper=()):
         self.folder = tempfile.mkdtemp(prefix="evlinkd-test-")
         os.chmod(self.folder, 0o755)
         if uid is not None:
             os.chown(self.folder, uid, uid)
         self.path = os.path.join(self.folder, "socket")
-        self.command = [program or evlink.Broker.program(), "--vault", "--socket=" + self.path, *options]
+        self.command = [*wrapper, program or evlink.Broker.program(), "--vault", "--socket=" + self.path, *options]
         self.uid = uid
         self.nofile = nofile
         self.stored = list(stored)  # (name, descriptor)
