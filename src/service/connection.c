@@ -246,7 +246,6 @@ static void hang_up(struct connection *connection)
 static void advance(struct connection *connection)
 {
     struct server *server = connection->server;
-    bool was_full;
     int r;
 
     if (connection->finished && connection->monitor)
@@ -268,11 +267,7 @@ static void advance(struct connection *connection)
         bool was_full = is_full(connection);
 
         server_sync(server);
-        was_full = is_full(connection);
         r = socket_send(connection->fd, &connection->out);
-        /* All went out at once: the socket will not tell of calls that have come in already. */
-        if (r == 0 && was_full)
-            connection_resume(connection);
         /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
         connection->stalled = r == -ETOOMANYREFS;
         if (connection->stalled && !connection->failed)
