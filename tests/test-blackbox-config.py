@@ -800,7 +800,7 @@ class Limits(Case):
         attach = {"name": "a2", "subsystems": [{"kind": "kvm", "name": "v2"}]}
         fds = len(self.broker.fds())
         self.exceeded("agents of one user", 2, self.alice, "Attach", attach)
-        self.assertEqual(len(self.broker.fds()), fds)
+        evlink.until(lambda: len(self.broker.fds()) == fds)
         agents.append(evlink.Agent.attach(self.bob, "b", {"w": None}))
         self.alice.call("Detach", {"name": "a0"})
         agents.append(evlink.Agent.attach(self.alice, "a2", {"v2": None}))
