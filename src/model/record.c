@@ -758,13 +758,18 @@ static int restore_link(
     return 0;
 }
 
-/* Whether something about the link was under way. */
+/* Whether something about the link was under way: an end is in doubt, or is to be unplugged. */
 static bool is_begun(const struct link *link)
 {
     bool begun = link->goal == GOAL_DOWN;
 
-    for (size_t i = 0; i < link->n_ends; i++)
-        begun |= link->ends[i]->retiring || (link->ends[i]->dirty && link->ends[i]->state != END_PLUGGED);
+    for (size_t i = 0; i < link->n_ends; i++) {
+        const struct end *end = link->ends[i];
+
+        begun |= end->retiring;
+        begun |= end->dirty && end->agent && end->site && end_owner(end) != end->agent;
+        begun |= end->dirty && (end->state != END_PLUGGED || (link->goal == GOAL_PARKED && !end->producer));
+    }
     return begun;
 }
 
