@@ -130,7 +130,7 @@ class Survive(VaultCase):
         self.kill()
         evlink.until(lambda: not self.client.list("Eventfds"))
         self.assertGreater(time.monotonic() - begin, 0.5)
-        self.assertLess(time.monotonic() - begin, 1.5)
+        self.assertLess(time.monotonic() - begin, 5)
 
     def test_agents_notice_nothing(self):
         self.keep()
