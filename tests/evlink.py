@@ -393,6 +393,16 @@ def fdinfo(fd):
     )
 
 
+def fds_of(pid):
+    """{number: what it is} of a process's descriptors."""
+    found = {}
+    folder = f"/proc/{pid}/fd"
+    for number in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(number)] = os.readlink(os.path.join(folder, number))
+    return found
+
+
 def until(condition, what="what was waited for"):
     """Polls until a condition is true, and returns what it gave."""
     deadline = time.monotonic() + PATIENCE
@@ -774,12 +784,7 @@ class Broker:
 
     def fds(self):
         """{number: what it is} of the daemon's descriptors."""
-        found = {}
-        folder = f"/proc/{self.pid}/fd"
-        for number in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):
-                found[int(number)] = os.readlink(os.path.join(folder, number))
-        return found
+        return fds_of(self.pid)
 
     def threads(self):
         with open(f"/proc/{self.pid}/status", encoding="ascii") as file:

@@ -135,12 +135,7 @@ class Keeper:
 
     def fds(self):
         """{number: what it is} of the daemon's descriptors."""
-        found = {}
-        folder = f"/proc/{self.pid}/fd"
-        for number in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):
-                found[int(number)] = os.readlink(os.path.join(folder, number))
-        return found
+        return evlink.fds_of(self.pid)
 
     def stop(self):
         """Ends it for good."""

@@ -3,6 +3,7 @@
 #include "model/record.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/numbers.h"
 #include "model/private.h"
 
 #include <errno.h>
@@ -324,18 +325,10 @@ static int read_common(const unsigned char *bytes, size_t length, struct common 
     return name_is_valid(common->name) && common->life.lifetime <= LIFETIME_AGENT ? 0 : -EBADMSG;
 }
 
-static int compare_numbers(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* The eventfd of that number, a reference for the caller: *ret_eventfd is NULL for 0. -ENOENT: it is lost. */
 static int get_eventfd(struct restore *restore, uint64_t number, bool ours, struct eventfd **ret_eventfd)
 {
-    const uint64_t *found =
-        bsearch(&number, restore->numbers, restore->n_numbers, sizeof(number), compare_numbers);
+    const uint64_t *found = numbers_find(restore->numbers, restore->n_numbers, number);
     struct eventfd *eventfd, **place;
     void *item;
     int fd;

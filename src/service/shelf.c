@@ -6,6 +6,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/numbers.h"
 #include "wire/frame.h"
 
 #include <bsd/sys/queue.h>
@@ -439,13 +440,6 @@ int64_t shelf_clean(struct shelf *shelf)
 /* ---- Coming back ------------------------------------------------------------------------------------------
  */
 
-static int compare_numbers(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 struct recovery {
     const uint64_t *numbers;
     size_t n;
@@ -460,8 +454,7 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
     struct message *message = message_new(queue, n_numbers);
 
     for (size_t i = 0; i < n_numbers; i++) {
-        const uint64_t *found =
-            bsearch(&numbers[i], recovery->numbers, recovery->n, sizeof(*numbers), compare_numbers);
+        const uint64_t *found = numbers_find(recovery->numbers, recovery->n, numbers[i]);
         size_t k = found ? (size_t)(found - recovery->numbers) : 0;
         struct item *item = NULL;
 

@@ -6,6 +6,7 @@
 #include "base/crash.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/numbers.h"
 #include "model/record.h"
 #include "service/session.h"
 
@@ -210,19 +211,12 @@ static void add_piece(
     (void)record_numbers(kind, bytes, length, add_number, recovery);
 }
 
-static int compare_numbers(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 static void sort_numbers(struct recovery *recovery)
 {
     size_t n = 0;
 
     if (recovery->n_numbers > 0)
-        qsort(recovery->numbers, recovery->n_numbers, sizeof(uint64_t), compare_numbers);
+        qsort(recovery->numbers, recovery->n_numbers, sizeof(uint64_t), numbers_compare);
     for (size_t i = 0; i < recovery->n_numbers; i++)
         if (n == 0 || recovery->numbers[i] != recovery->numbers[n - 1])
             recovery->numbers[n++] = recovery->numbers[i];
@@ -258,9 +252,7 @@ static int give_eventfd(void *userdata, size_t i, void **ret_item)
 
 static int find_fd(struct recovery *recovery, uint64_t number, struct item **ret_item)
 {
-    const uint64_t *found = number == 0 ? NULL
-                                        : bsearch(&number, recovery->numbers, recovery->n_numbers,
-                                              sizeof(number), compare_numbers);
+    const uint64_t *found = number == 0 ? NULL : numbers_find(recovery->numbers, recovery->n_numbers, number);
 
     *ret_item = NULL;
     return found ? take(recovery, (size_t)(found - recovery->numbers), ret_item) : -1;
