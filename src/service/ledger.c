@@ -14,7 +14,6 @@
 #include "base/log.h"
 #include "base/pack.h"
 
-#include <bsd/sys/tree.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -60,16 +59,18 @@ struct record {
     unsigned char bytes[];
 };
 
-/* Where the latest record of an object is. */
+/* Where the latest record of an object is. There is one for each object: small. */
 struct entry {
     uint64_t number;
-    uint32_t kind, length;
-    uint32_t move;     /* the one since whose beginning place[] is good for both halves */
-    uint64_t place[2]; /* in each half; that in use is always good */
-    RB_ENTRY(entry) in_entries;
+    uint32_t kind : 8;
+    uint32_t move : 24; /* the one since whose beginning place[] is good for both halves */
+    uint32_t length;    /* of the record; 0: the object is gone */
+    uint32_t place[2];  /* in each half, in units of 8 bytes; that in use is always good */
 };
+_Static_assert(HALF_SIZE / 8 <= UINT32_MAX, "a place has to fit");
 
-RB_HEAD(ledger_entries, entry);
+#define KINDS 256
+#define MOVES (UINT32_C(1) << 24)
 
 struct ledger {
     int fd;
@@ -81,27 +82,21 @@ struct ledger {
     unsigned active;
     /* While what is live moves to the other half: how far that is, and up to which entry. */
     bool moving;
-    uint32_t move; /* which one this is, counted from 1 */
+    uint32_t move; /* which one this is, never 0 */
     uint64_t other_tail;
     uint32_t moved_kind;
     uint64_t moved_number;
-    struct ledger_entries entries;
+    /* In the order of numbers, in which nearly all of them come. Those of objects that are gone are left
+     * where they are until they are many. */
+    struct entry *entries;
+    size_t n_entries, n_gone, entries_size;
     struct packer staged; /* records as they will stand */
-    size_t n_slots;       /* those below may be taken */
+    size_t n_staged;
+    size_t n_slots; /* those below may be taken */
     struct ledger_life last;
     size_t n_old_slots;
     struct ledger_slot old_slots[N_SLOTS];
 };
-
-static int entry_compare(const struct entry *a, const struct entry *b)
-{
-    if (a->kind != b->kind)
-        return a->kind < b->kind ? -1 : 1;
-    return (a->number > b->number) - (a->number < b->number);
-}
-
-RB_PROTOTYPE(ledger_entries, entry, in_entries, entry_compare)
-RB_GENERATE(ledger_entries, entry, in_entries, entry_compare)
 
 static uint64_t round_up(uint64_t length)
 {
@@ -125,52 +120,112 @@ static struct record *record_at(const struct ledger *ledger, unsigned half, uint
     return (struct record *)(ledger->halves[half] + place);
 }
 
-static struct entry *find(const struct ledger *ledger, unsigned kind, uint64_t number)
-{
-    struct entry key = { .kind = kind, .number = number };
-
-    return RB_FIND(ledger_entries, (struct ledger_entries *)&ledger->entries, &key);
-}
-
 /* ---- Entries ----------------------------------------------------------------------------------------------
  */
 
-/* Notes that an object's latest record stands there. -ENOMEM. */
-static int enter(struct ledger *ledger, unsigned half, uint64_t place)
+static int entry_compare(const struct entry *entry, uint64_t number, unsigned kind)
+{
+    if (entry->number != number)
+        return entry->number < number ? -1 : 1;
+    return (entry->kind > kind) - (entry->kind < kind);
+}
+
+/* The first entry that is not before. */
+static size_t lower_bound(const struct ledger *ledger, uint64_t number, unsigned kind)
+{
+    size_t low = 0, high = ledger->n_entries;
+
+    if (high > 0 && entry_compare(&ledger->entries[high - 1], number, kind) < 0)
+        return high;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (entry_compare(&ledger->entries[middle], number, kind) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The entry of an object that is not gone; NULL: there is none. */
+static struct entry *find(const struct ledger *ledger, unsigned kind, uint64_t number)
+{
+    size_t i = lower_bound(ledger, number, kind);
+
+    return i < ledger->n_entries && entry_compare(&ledger->entries[i], number, kind) == 0 &&
+                   ledger->entries[i].length > 0
+               ? &ledger->entries[i]
+               : NULL;
+}
+
+static uint64_t place_in(const struct entry *entry, unsigned half)
+{
+    return (uint64_t)entry->place[half] * 8;
+}
+
+/* Room for n more. */
+static int reserve(struct ledger *ledger, size_t n)
+{
+    size_t size = ledger->n_entries + n;
+    struct entry *entries;
+
+    if (size <= ledger->entries_size)
+        return 0;
+    size += size / 2;
+    entries = reallocarray(ledger->entries, size, sizeof(*entries));
+    if (!entries)
+        return -ENOMEM;
+    ledger->entries = entries;
+    ledger->entries_size = size;
+    return 0;
+}
+
+/* Forgets those that are gone, when half of them are. */
+static void tidy(struct ledger *ledger)
+{
+    size_t n = 0;
+
+    if (2 * ledger->n_gone <= ledger->n_entries)
+        return;
+    for (size_t i = 0; i < ledger->n_entries; i++)
+        if (ledger->entries[i].length > 0)
+            ledger->entries[n++] = ledger->entries[i];
+    ledger->n_entries = n;
+    ledger->n_gone = 0;
+}
+
+/* Notes that an object's latest record stands there. There is room for its entry: see reserve(). */
+static void enter(struct ledger *ledger, unsigned half, uint64_t place)
 {
     const struct record *record = record_at(ledger, half, place);
-    struct entry *entry = find(ledger, record->kind, record->number);
+    size_t i = lower_bound(ledger, record->number, record->kind);
+    struct entry *entry = &ledger->entries[i];
+    bool known = i < ledger->n_entries && entry_compare(entry, record->number, record->kind) == 0;
 
-    if (record->gone) {
-        if (entry) {
-            ledger->live -= round_up(entry->length);
-            RB_REMOVE(ledger_entries, &ledger->entries, entry);
-            free(entry);
-        }
-        return 0;
+    if (!known && record->gone)
+        return;
+    if (!known) {
+        memmove(entry + 1, entry, (ledger->n_entries - i) * sizeof(*entry));
+        *entry = (struct entry){ .number = record->number, .kind = (unsigned char)record->kind };
+        ledger->n_entries++;
+        ledger->n_gone++;
     }
-    if (!entry) {
-        entry = malloc(sizeof(*entry));
-        if (!entry)
-            return -ENOMEM;
-        *entry = (struct entry){ .kind = record->kind, .number = record->number };
-        RB_INSERT(ledger_entries, &ledger->entries, entry);
-        ledger->live += round_up(record->length);
-    } else {
-        ledger->live += round_up(record->length) - round_up(entry->length);
-    }
-    entry->length = record->length;
-    entry->place[half] = place;
+    ledger->n_gone -= entry->length == 0;
+    ledger->live -= round_up(entry->length);
+    entry->length = record->gone ? 0 : record->length;
+    ledger->n_gone += entry->length == 0;
+    ledger->live += round_up(entry->length);
+    entry->place[half] = (uint32_t)(place / 8);
     if (half != ledger->active)
-        entry->move = ledger->move;
-    return 0;
+        entry->move = ledger->move % MOVES;
 }
 
 /* Whether a record stands there, and is what it was. */
 static bool is_good(const struct record *record, uint64_t left)
 {
     return left >= sizeof(*record) && record->length >= sizeof(*record) && round_up(record->length) <= left &&
-           record->check == check_of(record);
+           record->kind < KINDS && record->check == check_of(record);
 }
 
 /* Reads the half in use from its beginning. What is damaged is passed over, up to the next that is not. */
@@ -183,7 +238,9 @@ static int replay(struct ledger *ledger)
         const struct record *record = record_at(ledger, ledger->active, place);
 
         if (is_good(record, ledger->tail - place)) {
-            r = enter(ledger, ledger->active, place);
+            r = reserve(ledger, 1);
+            if (r == 0)
+                enter(ledger, ledger->active, place);
             place += round_up(record->length);
             continue;
         }
@@ -195,6 +252,7 @@ static int replay(struct ledger *ledger)
                   " bytes of its records cannot be read, and what they were of is "
                   "lost, or as it was before",
             lost);
+    tidy(ledger);
     return r;
 }
 
@@ -249,27 +307,27 @@ static int copy_over(struct ledger *ledger, const struct record *record)
 /* Moves some bytes' worth of what is live. Returns whether all is there now, or -errno. */
 static int move_some(struct ledger *ledger, uint64_t bytes)
 {
-    struct entry key = { .kind = ledger->moved_kind, .number = ledger->moved_number }, *entry;
+    size_t i = lower_bound(ledger, ledger->moved_number, ledger->moved_kind);
     unsigned other = !ledger->active;
     bool any = false;
     int r;
 
-    for (entry = RB_NFIND(ledger_entries, &ledger->entries, &key); entry;
-         entry = RB_NEXT(ledger_entries, &ledger->entries, entry)) {
+    for (; i < ledger->n_entries; i++) {
+        struct entry *entry = &ledger->entries[i];
         uint64_t length = round_up(entry->length);
 
         ledger->moved_kind = entry->kind;
         ledger->moved_number = entry->number;
         /* What was written since the move began is there already. */
-        if (entry->move == ledger->move)
+        if (length == 0 || entry->move == ledger->move)
             continue;
         if (bytes < length && any)
             return 0;
         any = true;
-        r = copy_over(ledger, record_at(ledger, ledger->active, entry->place[ledger->active]));
+        r = copy_over(ledger, record_at(ledger, ledger->active, place_in(entry, ledger->active)));
         if (r < 0)
             return r;
-        entry->place[other] = ledger->other_tail - length;
+        entry->place[other] = (uint32_t)((ledger->other_tail - length) / 8);
         entry->move = ledger->move;
         bytes -= length < bytes ? length : bytes;
     }
@@ -296,7 +354,7 @@ static void begin_move(struct ledger *ledger)
     if (ledger->moving)
         return;
     ledger->moving = true;
-    ledger->move++;
+    ledger->move = ledger->move % (MOVES - 1) + 1;
     ledger->other_tail = 0;
     ledger->moved_kind = 0;
     ledger->moved_number = 0;
@@ -339,6 +397,7 @@ static int stage(struct ledger *ledger, unsigned kind, uint64_t number, bool gon
         return -ENOMEM;
     staged = (struct record *)(ledger->staged.bytes + begin);
     staged->check = check_of(staged);
+    ledger->n_staged++;
     return 0;
 }
 
@@ -350,7 +409,7 @@ int ledger_put(
     if (length > INT_MAX)
         return -ENOSPC;
     if (entry && entry->length == sizeof(struct record) + length &&
-        memcmp(record_at(ledger, ledger->active, entry->place[ledger->active])->bytes, bytes, length) == 0)
+        memcmp(record_at(ledger, ledger->active, place_in(entry, ledger->active))->bytes, bytes, length) == 0)
         return 0;
     return stage(ledger, kind, number, false, bytes, length);
 }
@@ -361,15 +420,10 @@ int ledger_delete(struct ledger *ledger, unsigned kind, uint64_t number)
 }
 
 /* Enters what was appended at a place of a half. */
-static int enter_all(struct ledger *ledger, unsigned half, uint64_t place, uint64_t end)
+static void enter_all(struct ledger *ledger, unsigned half, uint64_t place, uint64_t end)
 {
-    int r = 0;
-
-    while (r == 0 && place < end) {
-        r = enter(ledger, half, place);
-        place += round_up(record_at(ledger, half, place)->length);
-    }
-    return r;
+    for (; place < end; place += round_up(record_at(ledger, half, place)->length))
+        enter(ledger, half, place);
 }
 
 /* What they were for is on record. */
@@ -406,7 +460,8 @@ static int commit_to_other(struct ledger *ledger)
         return r;
     ledger->other_tail += ledger->staged.length;
     flip(ledger);
-    return enter_all(ledger, ledger->active, from, ledger->tail);
+    enter_all(ledger, ledger->active, from, ledger->tail);
+    return 0;
 }
 
 static int commit_here(struct ledger *ledger)
@@ -423,12 +478,12 @@ static int commit_here(struct ledger *ledger)
     ledger->tail += staged;
     __atomic_store_n(&ledger->header->tail[ledger->active], ledger->tail, __ATOMIC_RELEASE);
     crash_point("ledger: after a commit");
-    r = enter_all(ledger, ledger->active, from, ledger->tail);
-    if (r == 0 && ledger->moving) {
+    enter_all(ledger, ledger->active, from, ledger->tail);
+    if (ledger->moving) {
         ledger->other_tail += staged;
-        r = enter_all(ledger, !ledger->active, other_from, ledger->other_tail);
+        enter_all(ledger, !ledger->active, other_from, ledger->other_tail);
     }
-    return r;
+    return 0;
 }
 
 int ledger_commit(struct ledger *ledger)
@@ -439,11 +494,15 @@ int ledger_commit(struct ledger *ledger)
     if (ledger->staged.failed)
         return -ENOMEM;
     if (staged > 0) {
-        r = ledger->tail + staged > HALF_SIZE ? commit_to_other(ledger) : commit_here(ledger);
+        r = reserve(ledger, ledger->n_staged);
+        if (r == 0)
+            r = ledger->tail + staged > HALF_SIZE ? commit_to_other(ledger) : commit_here(ledger);
         if (r < 0)
             return r;
+        tidy(ledger);
     }
     ledger->staged.length = 0;
+    ledger->n_staged = 0;
     free_slots(ledger);
     return staged > 0 ? move_on(ledger, staged) : 0;
 }
@@ -463,12 +522,14 @@ void ledger_each(const struct ledger *ledger,
     void (*each)(void *userdata, unsigned kind, uint64_t number, const unsigned char *bytes, size_t length),
     void *userdata)
 {
-    struct entry *entry;
+    for (size_t i = 0; i < ledger->n_entries; i++) {
+        const struct entry *entry = &ledger->entries[i];
 
-    RB_FOREACH (entry, ledger_entries, (struct ledger_entries *)&ledger->entries)
-        each(userdata, entry->kind, entry->number,
-            record_at(ledger, ledger->active, entry->place[ledger->active])->bytes,
-            entry->length - sizeof(struct record));
+        if (entry->length > 0)
+            each(userdata, entry->kind, entry->number,
+                record_at(ledger, ledger->active, place_in(entry, ledger->active))->bytes,
+                entry->length - sizeof(struct record));
+    }
 }
 
 /* ---- Slots
@@ -520,7 +581,6 @@ static int map(int fd, struct ledger **ret_ledger)
         return -ENOMEM;
     }
     ledger->fd = fd;
-    RB_INIT(&ledger->entries);
     bytes = mmap(NULL, FILE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (bytes == MAP_FAILED) {
         int r = -errno;
@@ -614,14 +674,9 @@ int ledger_open(int fd, struct ledger **ret_ledger)
 
 struct ledger *ledger_free(struct ledger *ledger)
 {
-    struct entry *entry;
-
     if (!ledger)
         return NULL;
-    while ((entry = RB_MIN(ledger_entries, &ledger->entries))) {
-        RB_REMOVE(ledger_entries, &ledger->entries, entry);
-        free(entry);
-    }
+    free(ledger->entries);
     packer_clear(&ledger->staged);
     if (ledger->header)
         (void)munmap(ledger->header, FILE_SIZE);

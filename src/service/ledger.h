@@ -43,7 +43,7 @@ int ledger_delete(struct ledger *ledger, unsigned kind, uint64_t number);
 /* What is staged takes effect; slots that were taken before are free again. -ENOMEM, with nothing changed. */
 int ledger_commit(struct ledger *ledger);
 
-/* The committed records, by kind, then by number. bytes: valid until the next change. */
+/* The committed records, in the order of their numbers. bytes: valid until the next change. */
 void ledger_each(const struct ledger *ledger,
     void (*each)(void *userdata, unsigned kind, uint64_t number, const unsigned char *bytes, size_t length),
     void *userdata);
