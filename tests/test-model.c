@@ -185,8 +185,8 @@ static struct end *find_end(struct model *model, const struct endpoint *endpoint
 
     if (site)
         RB_FOREACH (end, end_tree, &site->ends)
-            if (endpoint_compare(&end->endpoint, endpoint) == 0 && end->eventfd && end->eventfd->id == id &&
-                (!found || end->dirty))
+            if (endpoint_compare(&end->endpoint, endpoint) == 0 && end->eventfd &&
+                eventfd_id(end->eventfd) == id && (!found || end->dirty))
                 found = end;
     return found;
 }
@@ -194,7 +194,7 @@ static struct end *find_end(struct model *model, const struct endpoint *endpoint
 static bool is_plugged_somewhere(struct world *world, const struct end *end)
 {
     for (size_t i = 0; i < N_KERNELS; i++)
-        if (find_plug(&world->vms[i], &end->endpoint, end->eventfd->id) < world->vms[i].n_plugs)
+        if (find_plug(&world->vms[i], &end->endpoint, eventfd_id(end->eventfd)) < world->vms[i].n_plugs)
             return true;
     return false;
 }
@@ -1443,13 +1443,13 @@ static void test_busy_for_ever(void **state)
     connect_as(&world, &root, "l", "kvm/vm0/pio/0x510", "kvm/vm1/gsi/5", &outcome);
     run(&world);
     for (int i = 0; i < 2; i++) {
-        id = get(&world, "l")->eventfd->id;
+        id = eventfd_id(get(&world, "l")->eventfd);
         park(&world, "l", &outcome);
         run(&world);
         resume(&world, "l", &outcome);
         assert_int_equal(run_refusing(&world, &world.vms[1], EBUSY), 1);
         run(&world); /* the producer is unplugged, and the eventfd replaced */
-        assert_int_not_equal(get(&world, "l")->eventfd->id, id);
+        assert_int_not_equal(eventfd_id(get(&world, "l")->eventfd), id);
         assert_true(outcome.done);
         assert_int_equal(outcome.r, 0);
     }
@@ -1604,7 +1604,7 @@ static void test_inventory(void **state)
         connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
         assert_int_equal(hold(&world, &root, "e", &persistent), 0);
         run(&world);
-        id = get(&world, "l")->eventfd->id;
+        id = eventfd_id(get(&world, "l")->eventfd);
         disconnect(&world, "l", &outcome);
         assert_true(vm_take(&world, vm));
         vm->n_items = 0;
@@ -1731,16 +1731,16 @@ static void test_move_level(void **state)
     run(&world);
     assert_int_equal(outcome.r, 0);
     link = get(&world, "l");
-    id = link->eventfd->id;
-    resample = link->resample->id;
+    id = eventfd_id(link->eventfd);
+    resample = eventfd_id(link->resample);
     move(&world, "l", "kvm/vm0/gsi/5/level", "kvm/vm1/gsi/5/level", &outcome);
-    assert_int_equal(link->resample->id, resample); /* while it is plugged */
+    assert_int_equal(eventfd_id(link->resample), resample); /* while it is plugged */
     run(&world);
     assert_true(outcome.done && outcome.r == 0);
     assert_int_equal(link->state, LINK_LINKED);
-    assert_int_not_equal(link->eventfd->id, id);
-    assert_int_not_equal(link->resample->id, resample);
-    assert_ptr_equal(link->resample->link, link);
+    assert_int_not_equal(eventfd_id(link->eventfd), id);
+    assert_int_not_equal(eventfd_id(link->resample), resample);
+    assert_ptr_equal(link->resample->identity->link, link);
     /* What may have been claimed as e/eoi cannot be replaced. */
     assert_int_equal(hold(&world, &root, "e", &persistent), 0);
     connect_as(&world, &root, "m", "eventfd/e", "kvm/vm0/gsi/6/level", &outcome);

@@ -143,7 +143,7 @@ size_t model_agent_next(
             .endpoint = &end->endpoint,
             .fd = eventfd->fd,
             .resample = level ? end->link->resample->fd : -1,
-            .eventfd_id = eventfd->id,
+            .eventfd_id = eventfd_id(eventfd),
         };
     }
     if (n > 0)
@@ -282,7 +282,7 @@ static int compare_plugged(const void *a, const void *b)
 /* plugged: sorted. An id that is not known, on either side, may be any. */
 static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
 {
-    const struct plugged this = { end->endpoint, end->eventfd->id }, any = { end->endpoint, -1 };
+    const struct plugged this = { end->endpoint, eventfd_id(end->eventfd) }, any = { end->endpoint, -1 };
 
     if (n == 0)
         return false;

@@ -5,6 +5,7 @@
 #include "model/private.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int held_compare(const struct held *a, const struct held *b)
@@ -12,13 +13,13 @@ static int held_compare(const struct held *a, const struct held *b)
     return strcmp(a->name, b->name);
 }
 
-static int eventfd_compare(const struct eventfd *a, const struct eventfd *b)
+static int identity_compare(const struct identity *a, const struct identity *b)
 {
     return (a->id > b->id) - (a->id < b->id);
 }
 
 RB_GENERATE(held_tree, held, by_name, held_compare)
-RB_GENERATE(eventfd_tree, eventfd, by_id, eventfd_compare)
+RB_GENERATE(identity_tree, identity, by_id, identity_compare)
 
 struct eventfd *eventfd_take(struct model *model, int fd)
 {
@@ -28,7 +29,6 @@ struct eventfd *eventfd_take(struct model *model, int fd)
         eventfd->model = model;
         eventfd->fd = fd;
         eventfd->references = 1;
-        eventfd->id = -1;
     }
     return eventfd;
 }
@@ -54,6 +54,13 @@ int eventfd_drain_safely(const struct end *end, struct eventfd *eventfd, uint64_
                          : eventfd_drain(eventfd->fd, ret_count);
 }
 
+/* Without its descriptor. */
+static void eventfd_forget(struct eventfd *eventfd)
+{
+    free(eventfd->identity);
+    free(eventfd);
+}
+
 struct eventfd *eventfd_unref(struct eventfd *eventfd)
 {
     if (eventfd && --eventfd->references == 0) {
@@ -61,7 +68,7 @@ struct eventfd *eventfd_unref(struct eventfd *eventfd)
             eventfd->model->hooks->unkeep(eventfd->model->userdata, eventfd);
         else
             fd_close(eventfd->fd);
-        free(eventfd);
+        eventfd_forget(eventfd);
     }
     return NULL;
 }
@@ -72,22 +79,23 @@ int eventfd_know(struct eventfd *eventfd)
     struct eventfd_info info;
     int r;
 
-    if (eventfd->known)
+    if (eventfd->identity)
         return 0;
     r = eventfd_info(eventfd->fd, &info);
     if (r < 0)
         return r;
-    eventfd->id = info.id;
-    eventfd->semaphore = info.semaphore;
-    eventfd->known = true;
+    eventfd->identity = calloc(1, sizeof(*eventfd->identity));
+    if (!eventfd->identity)
+        return -ENOMEM;
+    eventfd->identity->id = info.id;
+    eventfd->identity->semaphore = info.semaphore;
     return 0;
 }
 
 struct held *held_find(struct model *model, const char *name)
 {
-    struct held key;
+    struct held key = { .name = name };
 
-    strcpy(key.name, name);
     return RB_FIND(held_tree, &model->held, &key);
 }
 
@@ -102,21 +110,26 @@ int model_may_hold(struct model *model, const char *const *names, size_t n, stru
     return 0;
 }
 
-/* A held eventfd that is in no tree yet. fd: stays the caller's. */
-static struct held *held_new(struct model *model, const struct peer *peer, const char *name, int fd)
+/* One that is in no tree yet, and has no eventfd. NULL: out of memory. */
+struct held *held_new(const char *name, enum lifetime lifetime)
 {
-    struct held *held = calloc(1, sizeof(*held));
+    size_t size = strlen(name) + 1;
+    struct held *held = calloc(1, sizeof(*held) + size);
 
     if (!held)
         return NULL;
-    strcpy(held->name, name);
-    held->owner = policy_owner(peer);
-    held->since = clock_epoch();
-    held->eventfd = eventfd_take(model, fd);
-    if (held->eventfd)
+    held->name = memcpy(held + 1, name, size);
+    if (life_init(&held->life, lifetime, false) == 0)
         return held;
     free(held);
     return NULL;
+}
+
+/* In no tree any more, or not yet, and without its eventfd. */
+void held_free(struct held *held)
+{
+    life_drop(&held->life);
+    free(held);
 }
 
 /* From now on it is held. */
@@ -135,11 +148,21 @@ static void held_begin(struct model *model, struct held *held)
     }
 }
 
+/* Its descriptor stays the caller's. */
+static void unhold(struct held *held)
+{
+    if (held && held->eventfd)
+        eventfd_forget(held->eventfd);
+    if (held)
+        held_free(held);
+}
+
 int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
     const struct life_request *life, struct fault *fault)
 {
     struct eventfd *eventfds[HOLD_MOST];
     struct held *helds[HOLD_MOST];
+    int64_t now = clock_epoch();
     size_t made;
     int r;
 
@@ -151,19 +174,21 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
     if (r)
         return r;
     for (made = 0; made < n && r == 0; made++) {
-        struct held *held = held_new(model, peer, names[made], fds[made]);
+        struct held *held = held_new(names[made], life->lifetime);
 
-        if (!held) {
+        if (held)
+            held->eventfd = eventfd_take(model, fds[made]);
+        if (!held || !held->eventfd)
             r = -ENOMEM;
-            break;
-        }
         /* A name that the call gives twice shows here. */
-        if (RB_INSERT(held_tree, &model->held, held)) {
+        else if (RB_INSERT(held_tree, &model->held, held))
             r = fault_set(fault, FAULT_NAME_TAKEN, names[made], NULL, NULL, 0);
-            free(held->eventfd);
-            free(held);
+        if (r) {
+            unhold(held);
             break;
         }
+        held->owner = policy_owner(peer);
+        held->since = now;
         helds[made] = held;
         eventfds[made] = held->eventfd;
     }
@@ -172,15 +197,14 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
     if (r) {
         while (made-- > 0) {
             RB_REMOVE(held_tree, &model->held, helds[made]);
-            free(helds[made]->eventfd); /* without its descriptor, which stays the caller's */
-            free(helds[made]);
+            unhold(helds[made]);
         }
         model_refund(model, peer->uid, QUOTA_EVENTFDS, n);
         return r;
     }
     for (size_t i = 0; i < n; i++) {
         fds[i] = -1;
-        life_init(model, &helds[i]->life, life, false);
+        life_begin(model, &helds[i]->life, life);
         held_begin(model, helds[i]);
     }
     model_settle(model);
@@ -283,7 +307,7 @@ void held_drop(struct model *model, struct held *held, enum notice why)
     saved_end(model, &held->saved);
     model_refund(model, held->owner.uid, QUOTA_EVENTFDS, 1);
     eventfd_unref(held->eventfd);
-    free(held);
+    held_free(held);
 }
 
 int model_release(struct model *model, const struct peer *peer, const char *name, struct fault *fault)
@@ -338,9 +362,8 @@ int model_signal(
 
 struct held *model_next_held(struct model *model, const char *name)
 {
-    struct held key, *held;
+    struct held key = { .name = name }, *held;
 
-    strcpy(key.name, name);
     held = RB_NFIND(held_tree, &model->held, &key);
     return held && strcmp(held->name, name) == 0 ? RB_NEXT(held_tree, &model->held, held) : held;
 }

@@ -6,55 +6,81 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 
-static int life_compare(const struct life *a, const struct life *b)
+static int term_compare(const struct term *a, const struct term *b)
 {
     if (a->deadline != b->deadline)
         return a->deadline < b->deadline ? -1 : 1;
     return ((uintptr_t)a > (uintptr_t)b) - ((uintptr_t)a < (uintptr_t)b);
 }
 
-RB_GENERATE(life_tree, life, by_deadline, life_compare)
+RB_GENERATE(term_tree, term, by_deadline, term_compare)
 
 /* Dates lie within what int64 microseconds hold. */
 #define LEASE_MAX (INT64_C(100) * 366 * 24 * 3600)
 
-static void set_deadline(struct model *model, struct life *life, int64_t lease)
+/* Takes what memory it needs, and no more: life_begin() follows, or life_drop(). -ENOMEM. */
+int life_init(struct life *life, enum lifetime lifetime, bool is_link)
 {
-    life->lease = lease < LEASE_MAX ? lease : LEASE_MAX;
-    life->deadline = clock_monotonic() + life->lease * USEC_PER_SEC;
-    RB_INSERT(life_tree, &model->deadlines, life);
+    *life = (struct life){ .lifetime = lifetime, .is_link = is_link };
+    if (lifetime != LIFETIME_LEASE && lifetime != LIFETIME_CONNECTION)
+        return 0;
+    life->term = calloc(1, sizeof(*life->term));
+    if (!life->term)
+        return -ENOMEM;
+    life->term->life = life;
+    return 0;
 }
 
-void life_init(struct model *model, struct life *life, const struct life_request *request, bool is_link)
+static void set_deadline(struct model *model, struct term *term, int64_t lease)
 {
-    *life = (struct life){ .lifetime = request->lifetime, .is_link = is_link };
+    term->lease = lease < LEASE_MAX ? lease : LEASE_MAX;
+    term->deadline = clock_monotonic() + term->lease * USEC_PER_SEC;
+    RB_INSERT(term_tree, &model->deadlines, term);
+}
+
+void life_begin(struct model *model, struct life *life, const struct life_request *request)
+{
     if (life->lifetime == LIFETIME_LEASE)
-        set_deadline(model, life, request->lease);
+        set_deadline(model, life->term, request->lease);
     else if (life->lifetime == LIFETIME_CONNECTION)
-        LIST_INSERT_HEAD(&request->lifeline->lives, life, in_lifeline);
+        LIST_INSERT_HEAD(&request->lifeline->terms, life->term, in_lifeline);
 }
 
-/* A lease that was given before: its deadline stands. */
-void life_restore(struct model *model, struct life *life)
+/* In the place of life_begin(). A lease that was given before: its deadline stands. */
+void life_restore(struct model *model, struct life *life, const struct term *term, struct lifeline *lifeline)
 {
-    if (life->lifetime == LIFETIME_LEASE)
-        RB_INSERT(life_tree, &model->deadlines, life);
+    if (life->lifetime == LIFETIME_LEASE) {
+        life->term->lease = term->lease;
+        life->term->deadline = term->deadline;
+        RB_INSERT(term_tree, &model->deadlines, life->term);
+    } else if (life->lifetime == LIFETIME_CONNECTION) {
+        LIST_INSERT_HEAD(&lifeline->terms, life->term, in_lifeline);
+    }
 }
 
 void life_renew(struct model *model, struct life *life, int64_t lease)
 {
-    RB_REMOVE(life_tree, &model->deadlines, life);
-    set_deadline(model, life, lease);
+    RB_REMOVE(term_tree, &model->deadlines, life->term);
+    set_deadline(model, life->term, lease);
 }
 
 /* Harmless when repeated. */
 void life_end(struct model *model, struct life *life)
 {
     if (life->lifetime == LIFETIME_LEASE)
-        RB_REMOVE(life_tree, &model->deadlines, life);
+        RB_REMOVE(term_tree, &model->deadlines, life->term);
     else if (life->lifetime == LIFETIME_CONNECTION)
-        LIST_REMOVE(life, in_lifeline);
+        LIST_REMOVE(life->term, in_lifeline);
+    life_drop(life);
+}
+
+/* What did not begin. Harmless when repeated. */
+void life_drop(struct life *life)
+{
+    free(life->term);
+    life->term = NULL;
     life->lifetime = LIFETIME_PERSISTENT;
 }
 
@@ -104,7 +130,7 @@ static void retry(struct model *model, int64_t now)
 
 int64_t model_deadline(const struct model *model)
 {
-    struct life *first = RB_MIN(life_tree, (struct life_tree *)&model->deadlines);
+    struct term *first = RB_MIN(term_tree, (struct term_tree *)&model->deadlines);
     int64_t deadline = first ? first->deadline : -1;
 
     if (!LIST_EMPTY(&model->retried) && (deadline < 0 || model->retry_at < deadline))
@@ -114,10 +140,10 @@ int64_t model_deadline(const struct model *model)
 
 void model_expire(struct model *model, int64_t now)
 {
-    struct life *life;
+    struct term *term;
 
-    while ((life = RB_MIN(life_tree, &model->deadlines)) && life->deadline <= now)
-        let_go(model, life, NOTICE_EXPIRED);
+    while ((term = RB_MIN(term_tree, &model->deadlines)) && term->deadline <= now)
+        let_go(model, term->life, NOTICE_EXPIRED);
     if (!LIST_EMPTY(&model->retried) && model->retry_at <= now)
         retry(model, clock_monotonic());
     model_settle(model);
@@ -125,9 +151,9 @@ void model_expire(struct model *model, int64_t now)
 
 void model_cut(struct model *model, struct lifeline *lifeline)
 {
-    struct life *life;
+    struct term *term;
 
-    while ((life = LIST_FIRST(&lifeline->lives)))
-        let_go(model, life, NOTICE_RELEASED);
+    while ((term = LIST_FIRST(&lifeline->terms)))
+        let_go(model, term->life, NOTICE_RELEASED);
     model_settle(model);
 }

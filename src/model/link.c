@@ -29,9 +29,8 @@ RB_GENERATE(end_tree, end, by_endpoint, end_compare)
 
 struct link *link_find(struct model *model, const char *name)
 {
-    struct link key;
+    struct link key = { .name = (char *)name };
 
-    strcpy(key.name, name);
     return RB_FIND(link_tree, &model->links, &key);
 }
 
@@ -41,19 +40,21 @@ struct link *link_find(struct model *model, const char *name)
 /* The link that has this eventfd, by whatever name or descriptor. NULL: none. */
 struct link *eventfd_user(struct model *model, const struct eventfd *eventfd)
 {
-    struct eventfd *same;
+    struct identity *identity = eventfd->identity;
 
-    if (eventfd->link)
-        return eventfd->link;
-    same = eventfd->id >= 0 ? RB_FIND(eventfd_tree, &model->linked, (struct eventfd *)eventfd) : NULL;
-    return same ? same->link : NULL;
+    if (!identity || identity->link)
+        return identity ? identity->link : NULL;
+    if (identity->id >= 0)
+        identity = RB_FIND(identity_tree, &model->linked, identity);
+    return identity ? identity->link : NULL;
 }
 
+/* It is known: see eventfd_know(). */
 void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link)
 {
-    eventfd->link = link;
-    if (eventfd->id >= 0)
-        RB_INSERT(eventfd_tree, &model->linked, eventfd);
+    eventfd->identity->link = link;
+    if (eventfd->identity->id >= 0)
+        RB_INSERT(identity_tree, &model->linked, eventfd->identity);
 }
 
 /* Harmless for one that is in no link, or in another one by now. */
@@ -61,11 +62,11 @@ void eventfd_leave(struct model *model, struct link *link, struct eventfd *event
 {
     struct end *end;
 
-    if (!eventfd || eventfd->link != link)
+    if (!eventfd || !eventfd->identity || eventfd->identity->link != link)
         return;
-    if (eventfd->id >= 0)
-        RB_REMOVE(eventfd_tree, &model->linked, eventfd);
-    eventfd->link = NULL;
+    if (eventfd->identity->id >= 0)
+        RB_REMOVE(identity_tree, &model->linked, eventfd->identity);
+    eventfd->identity->link = NULL;
     LIST_FOREACH (end, &model->contenders, in_contenders)
         link_touch(model, end->link);
 }
@@ -99,7 +100,7 @@ const char *eventfd_unfit(const struct eventfd *eventfd, const struct end *end)
 {
     const struct link *link = end->link;
 
-    if (!eventfd->semaphore)
+    if (!eventfd->identity || !eventfd->identity->semaphore)
         return NULL;
     if (link->relayed)
         return end->producer ? "is a semaphore, which gives a relay one signal at a time" : NULL;
@@ -230,6 +231,8 @@ void link_free(struct model *model, struct link *link)
     for (char **label = link->labels; label && *label; label++)
         free(*label);
     free(link->labels);
+    life_drop(&link->life);
+    free(link->name);
     free(link->group);
     free(link->ends);
     free(link);
@@ -320,6 +323,8 @@ static int check_name(struct model *model, const struct link_request *request, s
 
 static int copy_strings(struct link *link, const struct link_request *request)
 {
+    if (request->name && !(link->name = strdup(request->name)))
+        return -ENOMEM;
     if (request->group && !(link->group = strdup(request->group)))
         return -ENOMEM;
     if (request->n_labels == 0)
@@ -357,8 +362,6 @@ static int make_link(
     link->owner = policy_owner(peer);
     link->since = clock_epoch();
     link->busy = true;
-    if (request->name)
-        strcpy(link->name, request->name);
     if (copy_strings(link, request) < 0)
         return -ENOMEM;
     for (size_t i = 0; i < n; i++) {
@@ -579,17 +582,33 @@ static int place_link(struct model *model, const struct peer *peer, struct link 
     return r ? r : make_eventfds(model, link);
 }
 
-static void name_link(struct model *model, struct link *link)
+/* Makes up a name for a link, and gives it. */
+static int name_link(struct model *model, struct link *link)
 {
-    while (!link->name[0] || RB_FIND(link_tree, &model->links, link))
-        (void)snprintf(link->name, sizeof(link->name), "link-%" PRIu64, ++model->next_link);
+    char name[NAME_SIZE];
+
+    do
+        (void)snprintf(name, sizeof(name), "link-%" PRIu64, ++model->next_link);
+    while (link_find(model, name));
+    link->name = strdup(name);
+    if (!link->name)
+        return -ENOMEM;
     RB_INSERT(link_tree, &model->links, link);
     link->named = true;
+    return 0;
+}
+
+/* The last thing that can fail. */
+static int finish_link(struct model *model, struct link *link, enum lifetime lifetime)
+{
+    int r = link->named ? 0 : name_link(model, link);
+
+    return r < 0 ? r : life_init(&link->life, lifetime, true);
 }
 
 /* Everything that can be said before an agent is asked, in the order of the contract's fine print. */
 static int prepare(struct model *model, const struct peer *peer, const struct link_request *requests,
-    size_t n, bool wait, struct job *job, struct fault *fault)
+    size_t n, bool wait, enum lifetime lifetime, struct job *job, struct fault *fault)
 {
     struct fault bad = { 0 };
     char text[ENDPOINT_SIZE];
@@ -636,6 +655,9 @@ static int prepare(struct model *model, const struct peer *peer, const struct li
             *fault = bad;
             return r;
         }
+        r = finish_link(model, link, lifetime);
+        if (r < 0)
+            return r;
     }
     return 0;
 }
@@ -656,9 +678,7 @@ static void unprepare(struct model *model, struct job *job)
 
 static void begin_link(struct model *model, struct link *link, const struct life_request *life)
 {
-    if (!link->named)
-        name_link(model, link);
-    life_init(model, &link->life, life, true);
+    life_begin(model, &link->life, life);
     saved_init(model, &link->saved, SAVED_LINK);
     link_touch(model, link);
 }
@@ -673,7 +693,7 @@ int model_connect(struct model *model, const struct peer *peer, const struct lin
 
     if (!job)
         return -ENOMEM;
-    r = prepare(model, peer, requests, n, wait, job, fault);
+    r = prepare(model, peer, requests, n, wait, life->lifetime, job, fault);
     if (r) {
         unprepare(model, job);
         return r;
@@ -695,7 +715,7 @@ int model_establish(struct model *model, const struct peer *owner, const struct 
 
     if (!job)
         return -ENOMEM;
-    r = prepare(model, owner, request, 1, true, job, fault);
+    r = prepare(model, owner, request, 1, true, life.lifetime, job, fault);
     if (r) {
         unprepare(model, job);
         return r;
@@ -1044,9 +1064,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
 
 struct link *model_next_link(struct model *model, const char *name)
 {
-    struct link key, *link;
+    struct link key = { .name = (char *)name }, *link;
 
-    strcpy(key.name, name);
     link = RB_NFIND(link_tree, &model->links, &key);
     while (link && (!link->acknowledged || strcmp(link->name, name) == 0))
         link = RB_NEXT(link_tree, &model->links, link);

@@ -57,42 +57,53 @@ enum lifetime {
     LIFETIME_AGENT, /* links only */
 };
 
-/*
- * How long a held eventfd or a link lasts: part of both. An object of lifetime connection is in its
- * connection's lifeline, one with a lease in the model's tree of deadlines.
- */
+/* How long a held eventfd or a link lasts: part of both. */
 struct life {
     enum lifetime lifetime;
     bool is_link;
+    struct term *term; /* NULL unless it ends with a connection or has a lease */
+};
+
+/* An object of lifetime connection is in its connection's lifeline, one with a lease in the model's tree of
+ * deadlines. */
+struct term {
+    struct life *life;
     int64_t lease;    /* seconds; 0 without */
     int64_t deadline; /* clock_monotonic() */
-    RB_ENTRY(life) by_deadline;
-    LIST_ENTRY(life) in_lifeline;
+    union {
+        RB_ENTRY(term) by_deadline;
+        LIST_ENTRY(term) in_lifeline;
+    };
 };
 
 /* What ends with a connection. Zeroed is empty. */
 struct lifeline {
-    LIST_HEAD(, life) lives;
+    LIST_HEAD(, term) terms;
 };
 
 /* An eventfd that the broker has a reference to: held, or a link's own, or both. Reference-counted. */
 struct eventfd {
     int fd;
+    unsigned references : 31;
+    bool ours : 1;   /* made by the broker: it can be replaced */
     uint64_t number; /* what it is kept under, 0: it is not kept */
     void *item;      /* the hooks' receiver's own, where it is kept */
     struct model *model;
-    unsigned references;
-    bool ours;  /* made by the broker: it can be replaced */
-    bool known; /* id and semaphore were read */
+    struct identity *identity; /* NULL: it was not asked for */
+};
+
+/* What the kernel knows an eventfd by, and which link has it: of those that a link names, not of all that are
+ * held. */
+struct identity {
+    int64_t id; /* -1 where the kernel does not say */
     bool semaphore;
-    int64_t id;
-    struct link *link; /* the one that has it */
-    RB_ENTRY(eventfd) by_id;
+    struct link *link;
+    RB_ENTRY(identity) by_id;
 };
 
 struct held {
     struct saved saved;
-    char name[NAME_SIZE];
+    const char *name; /* behind it */
     struct eventfd *eventfd;
     struct peer owner;
     struct life life;
@@ -101,11 +112,17 @@ struct held {
     RB_ENTRY(held) by_name;
 };
 
+/* The eventfd-id; -1: unknown. */
+static inline int64_t eventfd_id(const struct eventfd *eventfd)
+{
+    return eventfd->identity ? eventfd->identity->id : -1;
+}
+
 /* Where ends are: a subsystem, or, with SUBSYSTEM_NONE, the far side of a held eventfd. Exists while it has
  * any. */
 struct site {
     enum subsystem subsystem;
-    char name[NAME_SIZE];
+    const char *name; /* behind it */
     struct agent *agent;
     struct agent *successor; /* takes over what the agent lets go; NULL: none */
     struct held *held;
@@ -174,7 +191,7 @@ enum link_goal {
 
 struct link {
     struct saved saved;
-    char name[NAME_SIZE];
+    char *name;    /* NULL: not yet */
     char *group;   /* NULL: none */
     char **labels; /* key, value, ..., NULL; NULL: none */
     struct peer owner;

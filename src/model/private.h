@@ -10,17 +10,17 @@ RB_HEAD(held_tree, held);
 RB_HEAD(link_tree, link);
 RB_HEAD(agent_tree, agent);
 RB_HEAD(site_tree, site);
-RB_HEAD(eventfd_tree, eventfd);
-RB_HEAD(life_tree, life);
+RB_HEAD(identity_tree, identity);
+RB_HEAD(term_tree, term);
 RB_HEAD(user_tree, user);
 
 RB_PROTOTYPE(held_tree, held, by_name, held_compare)
 RB_PROTOTYPE(link_tree, link, by_name, link_compare)
 RB_PROTOTYPE(agent_tree, agent, by_name, agent_compare)
 RB_PROTOTYPE(site_tree, site, by_name, site_compare)
-RB_PROTOTYPE(eventfd_tree, eventfd, by_id, eventfd_compare)
+RB_PROTOTYPE(identity_tree, identity, by_id, identity_compare)
 RB_PROTOTYPE(offer_tree, offer, by_endpoint, offer_compare)
-RB_PROTOTYPE(life_tree, life, by_deadline, life_compare)
+RB_PROTOTYPE(term_tree, term, by_deadline, term_compare)
 RB_PROTOTYPE(user_tree, user, by_uid, user_compare)
 RB_PROTOTYPE(end_tree, end, by_endpoint, end_compare)
 
@@ -38,8 +38,8 @@ struct model {
     struct link_tree links;
     struct agent_tree agents;
     struct site_tree sites;
-    struct eventfd_tree linked; /* those that a link has and whose id is known */
-    struct life_tree deadlines;
+    struct identity_tree linked; /* of those that a link has and whose id is known */
+    struct term_tree deadlines;
     struct user_tree users; /* who have anything */
     struct limits limits;
     LIST_HEAD(, end) contenders; /* ends whose eventfd is in another link */
@@ -70,11 +70,13 @@ void saved_due(struct model *model, struct saved *saved);
 void saved_end(struct model *model, struct saved *saved);
 
 /* life.c */
-void life_restore(struct model *model, struct life *life);
-void life_init(struct model *model, struct life *life, const struct life_request *request, bool is_link);
+int life_init(struct life *life, enum lifetime lifetime, bool is_link);
+void life_begin(struct model *model, struct life *life, const struct life_request *request);
+void life_restore(struct model *model, struct life *life, const struct term *term, struct lifeline *lifeline);
 void life_renew(struct model *model, struct life *life, int64_t lease);
 void retry_later(struct model *model, struct end *end);
 void life_end(struct model *model, struct life *life);
+void life_drop(struct life *life);
 
 /* held.c */
 struct eventfd *eventfd_take(struct model *model, int fd); /* fd: consumed, unless NULL is returned */
@@ -83,6 +85,8 @@ int eventfd_drain_safely(const struct end *end, struct eventfd *eventfd, uint64_
 struct eventfd *eventfd_ref(struct eventfd *eventfd);
 struct eventfd *eventfd_unref(struct eventfd *eventfd);
 int eventfd_know(struct eventfd *eventfd);
+struct held *held_new(const char *name, enum lifetime lifetime);
+void held_free(struct held *held);
 struct held *held_find(struct model *model, const char *name);
 void held_drop(struct model *model, struct held *held, enum notice why);
 

@@ -143,8 +143,8 @@ static void record_life(
     if (!life)
         return;
     pack_number(packer, TAG_LIFETIME, life->lifetime);
-    pack_number(packer, TAG_LEASE, (uint64_t)life->lease);
-    pack_number(packer, TAG_DEADLINE, (uint64_t)life->deadline);
+    pack_number(packer, TAG_LEASE, life->term ? (uint64_t)life->term->lease : 0);
+    pack_number(packer, TAG_DEADLINE, life->term ? (uint64_t)life->term->deadline : 0);
 }
 
 static void record_held(const struct held *held, struct packer *packer)
@@ -283,7 +283,8 @@ int record_numbers(enum saved_kind kind, const unsigned char *bytes, size_t leng
 struct common {
     char name[NAME_SIZE];
     struct peer owner;
-    struct life life;
+    enum lifetime lifetime;
+    struct term term;
     int64_t since;
     uint64_t eventfd;
     uint64_t numbers[TAG_MOVE_TO + 1]; /* by tag */
@@ -319,10 +320,10 @@ static int read_common(const unsigned char *bytes, size_t length, struct common 
         .pid = (pid_t)common->numbers[TAG_PID],
     };
     common->since = (int64_t)common->numbers[TAG_SINCE];
-    common->life.lifetime = (enum lifetime)common->numbers[TAG_LIFETIME];
-    common->life.lease = (int64_t)common->numbers[TAG_LEASE];
-    common->life.deadline = (int64_t)common->numbers[TAG_DEADLINE];
-    return name_is_valid(common->name) && common->life.lifetime <= LIFETIME_AGENT ? 0 : -EBADMSG;
+    common->lifetime = (enum lifetime)common->numbers[TAG_LIFETIME];
+    common->term.lease = (int64_t)common->numbers[TAG_LEASE];
+    common->term.deadline = (int64_t)common->numbers[TAG_DEADLINE];
+    return name_is_valid(common->name) && common->lifetime <= LIFETIME_AGENT ? 0 : -EBADMSG;
 }
 
 /* The eventfd of that number, a reference for the caller: *ret_eventfd is NULL for 0. -ENOENT: it is lost. */
@@ -362,15 +363,6 @@ static void restore_saved(struct restore *restore, struct saved *saved, enum sav
         restore->model->next_number = number;
 }
 
-static void restore_life(struct restore *restore, struct life *life, const struct life *from, bool is_link)
-{
-    *life = *from;
-    life->is_link = is_link;
-    life_restore(restore->model, life);
-    if (life->lifetime == LIFETIME_CONNECTION)
-        LIST_INSERT_HEAD(&restore->lifeline.lives, life, in_lifeline);
-}
-
 static int restore_held(struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length)
 {
     struct model *model = restore->model;
@@ -383,25 +375,23 @@ static int restore_held(struct restore *restore, uint64_t number, const unsigned
         return r;
     if (held_find(model, common.name))
         return -EEXIST;
-    held = calloc(1, sizeof(*held));
+    held = held_new(common.name, common.lifetime);
     if (!held)
         return -ENOMEM;
     r = get_eventfd(restore, common.numbers[TAG_EVENTFD], false, &held->eventfd);
-    if (r < 0 || !held->eventfd) {
-        free(held);
-        return r < 0 ? r : -EBADMSG;
-    }
-    strcpy(held->name, common.name);
-    r = model_charge(model, common.owner.uid, QUOTA_EVENTFDS, 1, NULL);
+    if (r == 0 && !held->eventfd)
+        r = -EBADMSG;
+    if (r == 0)
+        r = model_charge(model, common.owner.uid, QUOTA_EVENTFDS, 1, NULL);
     if (r < 0) {
         eventfd_unref(held->eventfd);
-        free(held);
+        held_free(held);
         return r;
     }
     held->owner = common.owner;
     held->since = common.since;
     restore_saved(restore, &held->saved, SAVED_HELD, number);
-    restore_life(restore, &held->life, &common.life, false);
+    life_restore(model, &held->life, &common.term, &restore->lifeline);
     RB_INSERT(held_tree, &model->held, held);
     model->counts.eventfds++;
     restore->held++;
@@ -552,7 +542,7 @@ static int join(struct link *link, struct eventfd *eventfd)
 {
     int r;
 
-    if (!eventfd || eventfd->link == link)
+    if (!eventfd || (eventfd->identity && eventfd->identity->link == link))
         return 0;
     r = eventfd_know(eventfd);
     if (r < 0)
@@ -698,7 +688,7 @@ static int restore_link(
     link = calloc(1, sizeof(*link));
     if (!link)
         return -ENOMEM;
-    strcpy(link->name, common.name);
+    link->name = strdup(common.name);
     link->owner = common.owner;
     link->since = common.since;
     link->goal = (enum link_goal)common.numbers[TAG_GOAL];
@@ -713,7 +703,9 @@ static int restore_link(
         link->goal = GOAL_DOWN;
     else if (common.numbers[TAG_RESUMING] && link->goal == GOAL_UP)
         link->goal = GOAL_PARKED;
-    r = read_strings(link, bytes, length);
+    r = link->name ? read_strings(link, bytes, length) : -ENOMEM;
+    if (r == 0)
+        r = life_init(&link->life, gone ? LIFETIME_PERSISTENT : common.lifetime, true);
     if (r == 0)
         r = get_eventfd(restore, common.numbers[TAG_EVENTFD], common.numbers[TAG_OURS], &link->eventfd);
     if (r == 0)
@@ -738,7 +730,7 @@ static int restore_link(
     restore_saved(restore, &link->saved, SAVED_LINK, number);
     if (link->named) {
         RB_INSERT(link_tree, &model->links, link);
-        restore_life(restore, &link->life, &common.life, true);
+        life_restore(model, &link->life, &common.term, &restore->lifeline);
     }
     if (link->named && link->acknowledged) {
         model->counts.links++;

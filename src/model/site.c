@@ -16,9 +16,8 @@ RB_GENERATE(site_tree, site, by_name, site_compare)
 
 struct site *site_find(struct model *model, enum subsystem subsystem, const char *name)
 {
-    struct site key = { .subsystem = subsystem };
+    struct site key = { .subsystem = subsystem, .name = name };
 
-    strcpy(key.name, name);
     return RB_FIND(site_tree, &model->sites, &key);
 }
 
@@ -28,11 +27,13 @@ int site_get(struct model *model, enum subsystem subsystem, const char *name, st
     struct site *site = site_find(model, subsystem, name);
 
     if (!site) {
-        site = calloc(1, sizeof(*site));
+        size_t size = strlen(name) + 1;
+
+        site = calloc(1, sizeof(*site) + size);
         if (!site)
             return -ENOMEM;
         site->subsystem = subsystem;
-        strcpy(site->name, name);
+        site->name = memcpy(site + 1, name, size);
         RB_INIT(&site->ends);
         if (subsystem == SUBSYSTEM_NONE && (site->held = held_find(model, name)))
             site->held->site = site;

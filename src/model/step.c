@@ -469,11 +469,13 @@ static const struct end *find_holder(struct model *model, const struct end *end)
     struct site *site;
     struct end *other;
 
-    if (end->error != EBUSY || !endpoint_is_irqfd(&end->endpoint) || !end->eventfd || end->eventfd->id < 0)
+    if (end->error != EBUSY || !endpoint_is_irqfd(&end->endpoint) || !end->eventfd ||
+        eventfd_id(end->eventfd) < 0)
         return NULL;
     RB_FOREACH (site, site_tree, &model->sites)
         RB_FOREACH (other, end_tree, &site->ends)
-            if (other != end && other->dirty && other->eventfd && other->eventfd->id == end->eventfd->id &&
+            if (other != end && other->dirty && other->eventfd &&
+                eventfd_id(other->eventfd) == eventfd_id(end->eventfd) &&
                 endpoint_is_irqfd(&other->endpoint) &&
                 model_may(model, owner, RIGHT_LIST, other->link->name, &other->link->owner))
                 return other;

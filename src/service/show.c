@@ -49,7 +49,7 @@ json_t *show_eventfd(const struct peer *peer, const struct held *held, bool deta
         links_of(peer, held), "since", (json_int_t)held->since);
 
     if (held->life.lifetime == LIFETIME_LEASE)
-        object = with(object, "leaseSeconds", json_integer(held->life.lease));
+        object = with(object, "leaseSeconds", json_integer(held->life.term->lease));
     return detail ? with_counter(object, held->eventfd->fd) : object;
 }
 
