@@ -33,8 +33,8 @@ static void assert_same(const struct endpoint *a, const struct endpoint *b)
     assert_int_equal(a->length, b->length);
     assert_true(a->number == b->number);
     assert_true(a->value == b->value);
-    assert_string_equal(a->name, b->name);
-    assert_string_equal(a->device, b->device);
+    assert_string_equal(endpoint_name(a), endpoint_name(b));
+    assert_string_equal(endpoint_device(a), endpoint_device(b));
 }
 
 /* ---- Names ---- */
@@ -107,45 +107,46 @@ static const struct {
     unsigned what;
     struct endpoint endpoint;
 } right[] = {
-    { "eventfd/a", NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER, { .kind = ENDPOINT_EVENTFD, .name = "a" } },
-    { "eventfd/eoi", NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER, { .kind = ENDPOINT_EVENTFD, .name = "eoi" } },
-    { "eventfd/" N63, NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER, { .kind = ENDPOINT_EVENTFD, .name = N63 } },
-    { "eventfd/a/eoi", NULL, SUBSYSTEM_NONE, 0, { .kind = ENDPOINT_EOI, .name = "a" } },
+    { "eventfd/a", NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER, { .kind = ENDPOINT_EVENTFD, .names = "a" } },
+    { "eventfd/eoi", NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER,
+        { .kind = ENDPOINT_EVENTFD, .names = "eoi" } },
+    { "eventfd/" N63, NULL, SUBSYSTEM_NONE, PRODUCER | CONSUMER, { .kind = ENDPOINT_EVENTFD, .names = N63 } },
+    { "eventfd/a/eoi", NULL, SUBSYSTEM_NONE, 0, { .kind = ENDPOINT_EOI, .names = "a" } },
 
-    { "kvm/vm/gsi/0", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD, { .kind = ENDPOINT_GSI, .name = "vm" } },
+    { "kvm/vm/gsi/0", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD, { .kind = ENDPOINT_GSI, .names = "vm" } },
     { "kvm/vm/gsi/4095", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "vm", .number = 4095 } },
+        { .kind = ENDPOINT_GSI, .names = "vm", .number = 4095 } },
     { "kvm/vm/gsi/0xfFf", "kvm/vm/gsi/4095", SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "vm", .number = 4095 } },
+        { .kind = ENDPOINT_GSI, .names = "vm", .number = 4095 } },
     { "kvm/vm/gsi/010", "kvm/vm/gsi/10", SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "vm", .number = 10 } },
+        { .kind = ENDPOINT_GSI, .names = "vm", .number = 10 } },
     { "kvm/vm/gsi/5/level", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "vm", .number = 5, .level = true } },
+        { .kind = ENDPOINT_GSI, .names = "vm", .number = 5, .level = true } },
     { "kvm/gsi/gsi/5", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "gsi", .number = 5 } },
+        { .kind = ENDPOINT_GSI, .names = "gsi", .number = 5 } },
     { "kvm/dev/gsi/5", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD,
-        { .kind = ENDPOINT_GSI, .name = "dev", .number = 5 } },
+        { .kind = ENDPOINT_GSI, .names = "dev", .number = 5 } },
 
-    { "kvm/vm/pio/0", "kvm/vm/pio/0x0", SUBSYSTEM_KVM, PRODUCER, { .kind = ENDPOINT_PIO, .name = "vm" } },
+    { "kvm/vm/pio/0", "kvm/vm/pio/0x0", SUBSYSTEM_KVM, PRODUCER, { .kind = ENDPOINT_PIO, .names = "vm" } },
     { "kvm/vm/pio/65535", "kvm/vm/pio/0xffff", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 65535 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 65535 } },
     { "kvm/vm/pio/0xCF8", "kvm/vm/pio/0xcf8", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 0xcf8 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 0xcf8 } },
     { "kvm/vm/pio/0x10/0", "kvm/vm/pio/0x10", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 16 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 16 } },
     { "kvm/vm/pio/0x10/0x0", "kvm/vm/pio/0x10", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 16 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 16 } },
     { "kvm/vm/pio/0x10/1", NULL, SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 16, .length = 1 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 16, .length = 1 } },
     { "kvm/vm/pio/0x10/2=0", "kvm/vm/pio/0x10/2=0x0", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 16, .length = 2, .datamatch = true } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 16, .length = 2, .datamatch = true } },
     { "kvm/vm/pio/0x10/1=255", "kvm/vm/pio/0x10/1=0xff", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_PIO, .name = "vm", .number = 16, .length = 1, .datamatch = true, .value = 255 } },
+        { .kind = ENDPOINT_PIO, .names = "vm", .number = 16, .length = 1, .datamatch = true, .value = 255 } },
 
-    { "kvm/vm/mmio/0", "kvm/vm/mmio/0x0", SUBSYSTEM_KVM, PRODUCER, { .kind = ENDPOINT_MMIO, .name = "vm" } },
+    { "kvm/vm/mmio/0", "kvm/vm/mmio/0x0", SUBSYSTEM_KVM, PRODUCER, { .kind = ENDPOINT_MMIO, .names = "vm" } },
     { "kvm/vm/mmio/0xFEe00000/4=0xAb", "kvm/vm/mmio/0xfee00000/4=0xab", SUBSYSTEM_KVM, PRODUCER,
         { .kind = ENDPOINT_MMIO,
-            .name = "vm",
+            .names = "vm",
             .number = 0xfee00000,
             .length = 4,
             .datamatch = true,
@@ -153,57 +154,73 @@ static const struct {
     { "kvm/vm/mmio/18446744073709551615/8=18446744073709551615",
         "kvm/vm/mmio/0xffffffffffffffff/8=0xffffffffffffffff", SUBSYSTEM_KVM, PRODUCER,
         { .kind = ENDPOINT_MMIO,
-            .name = "vm",
+            .names = "vm",
             .number = UINT64_MAX,
             .length = 8,
             .datamatch = true,
             .value = UINT64_MAX } },
     { "kvm/vm/mmio/0x00000000000000000001/0x8", "kvm/vm/mmio/0x1/8", SUBSYSTEM_KVM, PRODUCER,
-        { .kind = ENDPOINT_MMIO, .name = "vm", .number = 1, .length = 8 } },
+        { .kind = ENDPOINT_MMIO, .names = "vm", .number = 1, .length = 8 } },
     { "kvm/vm/mmio/0x1000/2=65535", "kvm/vm/mmio/0x1000/2=0xffff", SUBSYSTEM_KVM, PRODUCER,
         { .kind = ENDPOINT_MMIO,
-            .name = "vm",
+            .names = "vm",
             .number = 4096,
             .length = 2,
             .datamatch = true,
             .value = 65535 } },
     { "kvm/vm/mmio/0x1000/4=4294967295", "kvm/vm/mmio/0x1000/4=0xffffffff", SUBSYSTEM_KVM, PRODUCER,
         { .kind = ENDPOINT_MMIO,
-            .name = "vm",
+            .names = "vm",
             .number = 4096,
             .length = 4,
             .datamatch = true,
             .value = UINT32_MAX } },
 
     { "kvm/vm/dev/d/irq/0", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD | OFFERED,
-        { .kind = ENDPOINT_IRQ, .name = "vm", .device = "d" } },
+        { .kind = ENDPOINT_IRQ,
+            .names = "vm"
+                     "\0"
+                     "d" } },
     { "kvm/vm/dev/d/irq/0xffff/level", "kvm/vm/dev/d/irq/65535/level", SUBSYSTEM_KVM,
         CONSUMER | IRQFD | OFFERED,
-        { .kind = ENDPOINT_IRQ, .name = "vm", .device = "d", .number = 65535, .level = true } },
+        { .kind = ENDPOINT_IRQ,
+            .names = "vm"
+                     "\0"
+                     "d",
+            .number = 65535,
+            .level = true } },
     { "kvm/dev/dev/irq/irq/1", NULL, SUBSYSTEM_KVM, CONSUMER | IRQFD | OFFERED,
-        { .kind = ENDPOINT_IRQ, .name = "dev", .device = "irq", .number = 1 } },
+        { .kind = ENDPOINT_IRQ,
+            .names = "dev"
+                     "\0"
+                     "irq",
+            .number = 1 } },
     { "kvm/vm/dev/d/notify/0x10", "kvm/vm/dev/d/notify/16", SUBSYSTEM_KVM, PRODUCER | OFFERED,
-        { .kind = ENDPOINT_NOTIFY, .name = "vm", .device = "d", .number = 16 } },
+        { .kind = ENDPOINT_NOTIFY,
+            .names = "vm"
+                     "\0"
+                     "d",
+            .number = 16 } },
     { "kvm/" N63 "/dev/" N63 "/notify/65535", NULL, SUBSYSTEM_KVM, PRODUCER | OFFERED,
-        { .kind = ENDPOINT_NOTIFY, .name = N63, .device = N63, .number = 65535 } },
+        { .kind = ENDPOINT_NOTIFY, .names = N63 "\0" N63, .number = 65535 } },
 
     { "vfio/0000.01.00.0/intx", NULL, SUBSYSTEM_VFIO, PRODUCER,
-        { .kind = ENDPOINT_INTX, .name = "0000.01.00.0" } },
-    { "vfio/d/msi/0", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_MSI, .name = "d" } },
+        { .kind = ENDPOINT_INTX, .names = "0000.01.00.0" } },
+    { "vfio/d/msi/0", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_MSI, .names = "d" } },
     { "vfio/d/msi/0xFFFF", "vfio/d/msi/65535", SUBSYSTEM_VFIO, PRODUCER,
-        { .kind = ENDPOINT_MSI, .name = "d", .number = 65535 } },
+        { .kind = ENDPOINT_MSI, .names = "d", .number = 65535 } },
     { "vfio/d/msix/2047", NULL, SUBSYSTEM_VFIO, PRODUCER,
-        { .kind = ENDPOINT_MSIX, .name = "d", .number = 2047 } },
-    { "vfio/d/err", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_ERR, .name = "d" } },
-    { "vfio/d/req", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_REQ, .name = "d" } },
+        { .kind = ENDPOINT_MSIX, .names = "d", .number = 2047 } },
+    { "vfio/d/err", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_ERR, .names = "d" } },
+    { "vfio/d/req", NULL, SUBSYSTEM_VFIO, PRODUCER, { .kind = ENDPOINT_REQ, .names = "d" } },
 
-    { "vhost/d/vring/0/call", NULL, SUBSYSTEM_VHOST, PRODUCER, { .kind = ENDPOINT_CALL, .name = "d" } },
+    { "vhost/d/vring/0/call", NULL, SUBSYSTEM_VHOST, PRODUCER, { .kind = ENDPOINT_CALL, .names = "d" } },
     { "vhost/d/vring/0x1/kick", "vhost/d/vring/1/kick", SUBSYSTEM_VHOST, CONSUMER,
-        { .kind = ENDPOINT_KICK, .name = "d", .number = 1 } },
+        { .kind = ENDPOINT_KICK, .names = "d", .number = 1 } },
     { "vhost/d/vring/65535/err", NULL, SUBSYSTEM_VHOST, PRODUCER,
-        { .kind = ENDPOINT_VRING_ERR, .name = "d", .number = 65535 } },
+        { .kind = ENDPOINT_VRING_ERR, .names = "d", .number = 65535 } },
     { "vhost/vring/vring/7/kick", NULL, SUBSYSTEM_VHOST, CONSUMER,
-        { .kind = ENDPOINT_KICK, .name = "vring", .number = 7 } },
+        { .kind = ENDPOINT_KICK, .names = "vring", .number = 7 } },
 };
 
 static void test_right(void **state)
@@ -497,10 +514,11 @@ static struct endpoint random_endpoint(uint64_t *seed, bool few)
 {
     struct endpoint endpoint = { .kind = (enum endpoint_kind)random_below(seed, ENDPOINT_VRING_ERR + 1) };
     uint64_t most = 65535;
+    char *device;
 
-    random_name(seed, few ? 1 : 63, endpoint.name);
+    random_name(seed, few ? 1 : 63, endpoint.names);
     if (few)
-        endpoint.name[0] = "ab"[random_below(seed, 2)];
+        endpoint.names[0] = "ab"[random_below(seed, 2)];
     switch (endpoint.kind) {
     case ENDPOINT_EVENTFD:
     case ENDPOINT_EOI:
@@ -517,9 +535,10 @@ static struct endpoint random_endpoint(uint64_t *seed, bool few)
         endpoint.level = random_below(seed, 2);
         __attribute__((fallthrough));
     case ENDPOINT_NOTIFY:
-        random_name(seed, few ? 1 : 63, endpoint.device);
+        device = endpoint.names + strlen(endpoint.names) + 1;
+        random_name(seed, few ? 1 : 63, device);
         if (few)
-            endpoint.device[0] = "ab"[random_below(seed, 2)];
+            device[0] = "ab"[random_below(seed, 2)];
         break;
     case ENDPOINT_MMIO:
         most = UINT64_MAX;
@@ -648,14 +667,14 @@ static void test_longest(void **state)
 
     (void)state;
     for (int kind = ENDPOINT_EVENTFD; kind <= ENDPOINT_VRING_ERR; kind++) {
-        struct endpoint endpoint = { .kind = (enum endpoint_kind)kind, .name = N63 }, parsed;
+        struct endpoint endpoint = { .kind = (enum endpoint_kind)kind, .names = N63 }, parsed;
         struct {
             char text[ENDPOINT_SIZE], guard[64];
         } buffer;
 
         memset(&buffer, 'x', sizeof(buffer));
         if (kind == ENDPOINT_IRQ || kind == ENDPOINT_NOTIFY)
-            (void)snprintf(endpoint.device, sizeof(endpoint.device), "%s", N63);
+            (void)snprintf(endpoint.names + sizeof(N63), sizeof(endpoint.names) - sizeof(N63), "%s", N63);
         endpoint.level = kind == ENDPOINT_GSI || kind == ENDPOINT_IRQ;
         if (kind == ENDPOINT_PIO || kind == ENDPOINT_MMIO) {
             endpoint.length = 8;
@@ -764,7 +783,7 @@ static void test_collisions_random(void **state)
         if (endpoint_collides(&a, &b)) {
             collisions++;
             assert_int_equal(a.kind, b.kind);
-            assert_string_equal(a.name, b.name);
+            assert_string_equal(endpoint_name(&a), endpoint_name(&b));
         }
     }
     assert_true(collisions > 100);

@@ -180,7 +180,7 @@ static size_t find_plug(const struct vm *vm, const struct endpoint *endpoint, in
 /* The end that the model has for a plug: of two, where one moved to where another had been, the dirty one. */
 static struct end *find_end(struct model *model, const struct endpoint *endpoint, int64_t id)
 {
-    struct site *site = site_find(model, endpoint_subsystem(endpoint), endpoint->name);
+    struct site *site = site_find(model, endpoint_subsystem(endpoint), endpoint_name(endpoint));
     struct end *end, *found = NULL;
 
     if (site)
@@ -231,7 +231,7 @@ static void plug(struct world *world, struct vm *vm, const struct batch_item *it
         assert_false(vm->plugs[i].id == item->eventfd_id &&
                      endpoint_compare(&vm->plugs[i].endpoint, item->endpoint) == 0);
     }
-    vm->plugs[vm->n_plugs].endpoint = *item->endpoint;
+    endpoint_copy(&vm->plugs[vm->n_plugs].endpoint, item->endpoint);
     vm->plugs[vm->n_plugs++].id = item->eventfd_id;
 }
 

@@ -198,14 +198,14 @@ static const char *parse(char *text, struct endpoint *endpoint)
     part = next_part(&rest);
     if (!name_is_valid(part))
         return "has no valid name behind its first slash";
-    strcpy(endpoint->name, part);
+    strcpy(endpoint->names, part);
     word = next_part(&rest);
     if (subsystem == SUBSYSTEM_KVM && word && strcmp(word, "dev") == 0) {
         device = true;
         part = next_part(&rest);
         if (!name_is_valid(part))
             return "has no valid device name behind dev/";
-        strcpy(endpoint->device, part);
+        strcpy(endpoint->names + strlen(endpoint->names) + 1, part);
         word = next_part(&rest);
     } else if (subsystem == SUBSYSTEM_VHOST && word && strcmp(word, "vring") == 0) {
         vring = true;
@@ -254,9 +254,9 @@ char *endpoint_format(const struct endpoint *endpoint, char buffer[static ENDPOI
     const struct kind *kind = &kinds[endpoint->kind];
     char *to = buffer, *end = buffer + ENDPOINT_SIZE;
 
-    to += snprintf(to, (size_t)(end - to), "%s/%s", subsystems[kind->subsystem], endpoint->name);
+    to += snprintf(to, (size_t)(end - to), "%s/%s", subsystems[kind->subsystem], endpoint_name(endpoint));
     if (kind->device)
-        to += snprintf(to, (size_t)(end - to), "/dev/%s", endpoint->device);
+        to += snprintf(to, (size_t)(end - to), "/dev/%s", endpoint_device(endpoint));
     if (kind->vring)
         to += snprintf(to, (size_t)(end - to), "/vring/%" PRIu64, endpoint->number);
     if (kind->word)
@@ -274,14 +274,26 @@ char *endpoint_format(const struct endpoint *endpoint, char buffer[static ENDPOI
     return buffer;
 }
 
+size_t endpoint_size(const struct endpoint *endpoint)
+{
+    const char *device = endpoint_device(endpoint);
+
+    return (size_t)(device + strlen(device) + 1 - (const char *)endpoint);
+}
+
+void endpoint_copy(struct endpoint *to, const struct endpoint *from)
+{
+    memcpy(to, from, endpoint_size(from));
+}
+
 #define COMPARE(a, b) (((a) > (b)) - ((a) < (b)))
 
 int endpoint_compare(const struct endpoint *a, const struct endpoint *b)
 {
     int c = COMPARE(kinds[a->kind].subsystem, kinds[b->kind].subsystem);
 
-    c = c ? c : strcmp(a->name, b->name);
-    c = c ? c : strcmp(a->device, b->device);
+    c = c ? c : strcmp(endpoint_name(a), endpoint_name(b));
+    c = c ? c : strcmp(endpoint_device(a), endpoint_device(b));
     c = c ? c : COMPARE(a->kind, b->kind);
     c = c ? c : COMPARE(a->number, b->number);
     c = c ? c : COMPARE(a->level, b->level);
@@ -322,8 +334,8 @@ bool endpoint_is_offered(const struct endpoint *endpoint)
 
 bool endpoint_collides(const struct endpoint *a, const struct endpoint *b)
 {
-    if (a->kind != b->kind || a->number != b->number || strcmp(a->name, b->name) != 0 ||
-        strcmp(a->device, b->device) != 0)
+    if (a->kind != b->kind || a->number != b->number || strcmp(endpoint_name(a), endpoint_name(b)) != 0 ||
+        strcmp(endpoint_device(a), endpoint_device(b)) != 0)
         return false;
     if (a->kind == ENDPOINT_GSI)
         return a->level != b->level;

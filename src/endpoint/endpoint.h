@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The longest name, and room for one with its NUL. */
 #define NAME_LENGTH_MAX 63
@@ -55,15 +56,33 @@ enum endpoint_kind {
 };
 
 struct endpoint {
-    enum endpoint_kind kind;
-    bool level;             /* GSI, IRQ */
-    bool datamatch;         /* PIO, MMIO: value counts */
-    unsigned length;        /* PIO, MMIO: 0 (any), 1, 2, 4, 8 */
-    uint64_t number;        /* N or ADDR; 0 where there is none */
-    uint64_t value;         /* 0 unless datamatch */
-    char name[NAME_SIZE];   /* NAME, VM, or the DEVICE of vfio and vhost */
-    char device[NAME_SIZE]; /* IRQ, NOTIFY: the VM's DEVICE; else empty */
+    enum endpoint_kind kind : 8;
+    bool level : 1;      /* GSI, IRQ */
+    bool datamatch : 1;  /* PIO, MMIO: value counts */
+    unsigned length : 8; /* PIO, MMIO: 0 (any), 1, 2, 4, 8 */
+    uint64_t number;     /* N or ADDR; 0 where there is none */
+    uint64_t value;      /* 0 unless datamatch */
+    /* NAME, VM, or the DEVICE of vfio and vhost; behind its NUL the VM's DEVICE for IRQ and NOTIFY, else
+     * nothing. */
+    char names[2 * NAME_SIZE];
 };
+
+static inline const char *endpoint_name(const struct endpoint *endpoint)
+{
+    return endpoint->names;
+}
+
+static inline const char *endpoint_device(const struct endpoint *endpoint)
+{
+    return endpoint->names + strlen(endpoint->names) + 1;
+}
+
+/* The bytes of it that are in use, the first ones: it may be kept in so many, and then be read, but not be
+ * assigned. */
+size_t endpoint_size(const struct endpoint *endpoint);
+
+/* Copies those. */
+void endpoint_copy(struct endpoint *to, const struct endpoint *from);
 
 /* 0, or -EINVAL with *ret_reason half a sentence on what is wrong with the text: static. */
 int endpoint_parse(const char *text, struct endpoint *ret_endpoint, const char **ret_reason);

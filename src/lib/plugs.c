@@ -162,7 +162,7 @@ static struct evlink_plug plug_from_endpoint(const struct evl_entry *entry)
     return (struct evlink_plug){
         .endpoint = entry->text,
         .subsystem = entry->subsystem->name,
-        .device = endpoint_is_offered(&entry->endpoint) ? entry->endpoint.device : NULL,
+        .device = endpoint_is_offered(&entry->endpoint) ? endpoint_device(&entry->endpoint) : NULL,
         .kind = kinds[entry->endpoint.kind],
         .level = endpoint_is_level(&entry->endpoint),
         .datamatch = entry->endpoint.datamatch,
@@ -218,7 +218,8 @@ static int entry_new(const struct evl_plugs *plugs, const struct evl_item *item,
     entry->fd = entry->resample_fd = -1;
     if (endpoint_parse(item->endpoint, &entry->endpoint, &reason) < 0)
         return -EINVAL;
-    entry->subsystem = find_subsystem(plugs, endpoint_subsystem(&entry->endpoint), entry->endpoint.name);
+    entry->subsystem =
+        find_subsystem(plugs, endpoint_subsystem(&entry->endpoint), endpoint_name(&entry->endpoint));
     if (!entry->subsystem)
         return -ENODEV;
     endpoint_format(&entry->endpoint, entry->text);
@@ -567,7 +568,7 @@ void evl_plugs_notify(
     const char *complaint;
 
     if (endpoint_parse(endpoint, &parsed, &complaint) == 0)
-        subsystem = find_subsystem(plugs, endpoint_subsystem(&parsed), parsed.name);
+        subsystem = find_subsystem(plugs, endpoint_subsystem(&parsed), endpoint_name(&parsed));
     if (subsystem && subsystem->ops.notify)
         subsystem->ops.notify(subsystem->userdata, type, endpoint, link, reason);
 }

@@ -46,22 +46,27 @@ struct agent *model_next_agent(struct model *model, const char *name)
 /* Whether the agent takes an eventfd at this endpoint now. */
 static bool serves(const struct agent *agent, const struct endpoint *endpoint)
 {
-    struct offer key = { .endpoint = *endpoint };
-    const struct offer *offer = RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, &key);
+    const struct offer *offer;
+    struct offer key;
 
     if (agent->leaving)
         return false;
+    endpoint_copy(&key.endpoint, endpoint);
+    offer = RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, &key);
     return endpoint_is_offered(endpoint) == (offer != NULL);
 }
 
 /* Whose an end is now: while an agent is taken over, what it has not let go. NULL: nobody's. */
+struct agent *site_owner(const struct site *site, const struct endpoint *endpoint)
+{
+    if (site->agent && serves(site->agent, endpoint))
+        return site->agent;
+    return site->successor && serves(site->successor, endpoint) ? site->successor : NULL;
+}
+
 struct agent *end_owner(const struct end *end)
 {
-    const struct site *site = end->site;
-
-    if (site->agent && serves(site->agent, &end->endpoint))
-        return site->agent;
-    return site->successor && serves(site->successor, &end->endpoint) ? site->successor : NULL;
+    return site_owner(end->site, &end->endpoint);
 }
 
 /* ---- Steps that wait, and steps under way
@@ -113,7 +118,7 @@ size_t model_agent_next(
     if (agent->flying != OP_NONE)
         return 0;
     while ((end = TAILQ_FIRST(queue))) {
-        size_t size = ITEM_BYTES + strlen(end->endpoint.name) + strlen(end->endpoint.device);
+        size_t size = ITEM_BYTES + endpoint_size(&end->endpoint);
         struct eventfd *eventfd = end->eventfd;
         uint64_t count = 0;
 
@@ -282,14 +287,17 @@ static int compare_plugged(const void *a, const void *b)
 /* plugged: sorted. An id that is not known, on either side, may be any. */
 static bool is_plugged(const struct end *end, const struct plugged *plugged, size_t n)
 {
-    const struct plugged this = { end->endpoint, eventfd_id(end->eventfd) }, any = { end->endpoint, -1 };
+    struct plugged key = { .eventfd_id = eventfd_id(end->eventfd) };
 
     if (n == 0)
         return false;
-    if (this.eventfd_id < 0)
-        return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged_endpoints);
-    return bsearch(&this, plugged, n, sizeof(*plugged), compare_plugged) ||
-           bsearch(&any, plugged, n, sizeof(*plugged), compare_plugged);
+    endpoint_copy(&key.endpoint, &end->endpoint);
+    if (key.eventfd_id < 0)
+        return bsearch(&key, plugged, n, sizeof(*plugged), compare_plugged_endpoints);
+    if (bsearch(&key, plugged, n, sizeof(*plugged), compare_plugged))
+        return true;
+    key.eventfd_id = -1;
+    return bsearch(&key, plugged, n, sizeof(*plugged), compare_plugged);
 }
 
 void model_agent_inventory(struct agent *agent, struct plugged *plugged, size_t n)
@@ -465,7 +473,7 @@ static int get_agent(struct model *model, const struct peer *peer, enum right ri
 /* The agent's site that an endpoint belongs to; NULL: none of its subsystems has it. */
 static struct site *site_of(const struct agent *agent, const struct endpoint *endpoint)
 {
-    struct site *site = site_find(agent->model, endpoint_subsystem(endpoint), endpoint->name);
+    struct site *site = site_find(agent->model, endpoint_subsystem(endpoint), endpoint_name(endpoint));
 
     return site && (site->agent == agent || site->successor == agent) ? site : NULL;
 }

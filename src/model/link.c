@@ -138,14 +138,14 @@ void end_set_reason(struct end *end, const char *reason)
 struct end *end_new(struct link *link, const struct endpoint *endpoint, bool producer, uid_t uid)
 {
     struct end **ends = reallocarray(link->ends, link->n_ends + 1, sizeof(*ends));
-    struct end *end = ends ? calloc(1, sizeof(*end)) : NULL;
+    struct end *end = ends ? calloc(1, offsetof(struct end, endpoint) + endpoint_size(endpoint)) : NULL;
 
     if (ends)
         link->ends = ends;
     if (!end)
         return NULL;
     end->link = link;
-    end->endpoint = *endpoint;
+    endpoint_copy(&end->endpoint, endpoint);
     end->producer = producer;
     end->uid = uid;
     link->ends[link->n_ends++] = end;
@@ -394,16 +394,16 @@ bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
     const struct held *held;
     char text[ENDPOINT_SIZE];
 
-    if (!end->endpoint.name[0])
+    if (!endpoint_name(&end->endpoint)[0])
         return true; /* it did not parse: nobody's */
     endpoint_format(&end->endpoint, text);
     if (end_is_eventfd(end)) {
-        held = held_find(model, end->endpoint.name);
+        held = held_find(model, endpoint_name(&end->endpoint));
         if (held)
             end->uid = held->owner.uid;
         return !held || model_may(model, peer, RIGHT_CONNECT, text, &held->owner);
     }
-    site = site_find(model, endpoint_subsystem(&end->endpoint), end->endpoint.name);
+    site = site_find(model, endpoint_subsystem(&end->endpoint), endpoint_name(&end->endpoint));
     if (!site || !site->agent)
         return true;
     /* Whoever may use it now may have it back from its owner's next agent. */
@@ -413,20 +413,21 @@ bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
 
 static bool is_absent(struct model *model, const struct end *end)
 {
-    struct end placed = *end;
+    const struct site *site;
 
     if (end_is_eventfd(end))
-        return !held_find(model, end->endpoint.name);
-    placed.site = site_find(model, endpoint_subsystem(&end->endpoint), end->endpoint.name);
-    return !placed.site || !end_owner(&placed);
+        return !held_find(model, endpoint_name(&end->endpoint));
+    site = site_find(model, endpoint_subsystem(&end->endpoint), endpoint_name(&end->endpoint));
+    return !site || !site_owner(site, &end->endpoint);
 }
 
 /* The same for a GSI: whatever is there with the other trigger, and none of those, maybe thousands, that
  * share it. */
 static struct end *next_gsi_collision(const struct end *end, struct end *last)
 {
-    struct end key = { .endpoint = end->endpoint }, *next;
+    struct end key = { .link = NULL }, *next;
 
+    endpoint_copy(&key.endpoint, &end->endpoint);
     key.endpoint.level = !key.endpoint.level;
     next = last ? RB_NEXT(end_tree, &end->site->ends, last) : RB_NFIND(end_tree, &end->site->ends, &key);
     while (next && next->uid != end->uid && endpoint_compare(&next->endpoint, &key.endpoint) == 0)
@@ -450,7 +451,7 @@ struct end *end_next_collision(const struct end *end, struct end *last)
     for (;; other = next) {
         next = back ? RB_PREV(end_tree, &end->site->ends, other) : RB_NEXT(end_tree, &end->site->ends, other);
         if (!next || next->endpoint.kind != endpoint->kind || next->endpoint.number != endpoint->number ||
-            strcmp(next->endpoint.device, endpoint->device) != 0) {
+            strcmp(endpoint_device(&next->endpoint), endpoint_device(endpoint)) != 0) {
             if (!back)
                 return NULL;
             back = false;
@@ -474,7 +475,7 @@ int end_place(
     struct link *user;
     int r;
 
-    r = site_get(model, endpoint_subsystem(&end->endpoint), end->endpoint.name, &end->site);
+    r = site_get(model, endpoint_subsystem(&end->endpoint), endpoint_name(&end->endpoint), &end->site);
     if (r < 0)
         return r;
     RB_INSERT(end_tree, &end->site->ends, end);
@@ -1028,7 +1029,7 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
     job = job_new(JOB_LEAVE, done, userdata);
     if (!job)
         return -ENOMEM;
-    site = site_find(model, endpoint_subsystem(&endpoint), endpoint.name);
+    site = site_find(model, endpoint_subsystem(&endpoint), endpoint_name(&endpoint));
     if (site)
         RB_FOREACH (end, end_tree, &site->ends) {
             if (!end->link->acknowledged || end->link->goal == GOAL_DOWN || end->retiring ||

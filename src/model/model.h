@@ -147,26 +147,25 @@ enum op {
 
 struct end {
     struct link *link;
-    struct site *site; /* NULL: left, by a link that is gone */
-    struct endpoint endpoint;
+    struct site *site;       /* NULL: left, by a link that is gone */
     struct eventfd *eventfd; /* what is, or is to be, plugged; NULL while the held one is absent */
-    bool producer;
-    enum end_state state;
-    enum op queued;      /* waits in its agent's queue for this */
-    bool flying;         /* its agent was asked and has not answered */
-    bool dirty;          /* may be plugged in its owner's kernel */
-    bool inherited;      /* dirty for what a lost agent had plugged, in a process that may live on */
-    bool refused;        /* the owner's kernel said no: tried again when something changes */
-    bool retiring;       /* leaves for good */
-    bool retried;        /* it is in the model's list of those that are tried again after a while */
-    bool renewed;        /* its eventfd was replaced for EBUSY, and no plug of it has worked since */
-    bool contends;       /* it is in the model's list of those whose eventfd is in another link */
-    bool joined;         /* was there, in a link that others know of: its leaving is to be told */
-    bool announced;      /* `leaving` was told, `left` was not */
+    bool producer : 1;
+    enum end_state state : 8;
+    enum op queued : 8;  /* waits in its agent's queue for this */
+    bool flying : 1;     /* its agent was asked and has not answered */
+    bool dirty : 1;      /* may be plugged in its owner's kernel */
+    bool inherited : 1;  /* dirty for what a lost agent had plugged, in a process that may live on */
+    bool refused : 1;    /* the owner's kernel said no: tried again when something changes */
+    bool retiring : 1;   /* leaves for good */
+    bool retried : 1;    /* it is in the model's list of those that are tried again after a while */
+    bool renewed : 1;    /* its eventfd was replaced for EBUSY, and no plug of it has worked since */
+    bool contends : 1;   /* it is in the model's list of those whose eventfd is in another link */
+    bool joined : 1;     /* was there, in a link that others know of: its leaving is to be told */
+    bool announced : 1;  /* `leaving` was told, `left` was not */
     int error;           /* errno of what was refused */
+    uid_t uid;           /* an agent of this uid may have it */
     const char *why;     /* what was refused by us, static; NULL: by the owner's kernel */
     char *reason;        /* why it leaves; NULL: none was given */
-    uid_t uid;           /* an agent of this uid may have it */
     uint64_t debt;       /* what was read from the counter before the plug and is owed to it */
     struct agent *agent; /* the one that it is, or would be, plugged at; NULL: none */
     RB_ENTRY(end) by_endpoint;
@@ -174,6 +173,7 @@ struct end {
     LIST_ENTRY(end) of_agent;
     LIST_ENTRY(end) in_contenders;
     LIST_ENTRY(end) in_retried;
+    struct endpoint endpoint; /* only as much of it as is in use */
 };
 
 enum link_state {
@@ -197,16 +197,16 @@ struct link {
     struct peer owner;
     struct life life;
     int64_t since;
-    enum link_goal goal;
-    enum link_state state;
-    size_t charged;      /* how often it counts for its owner's quota */
-    uint64_t configured; /* the configuration's mark; 0: it is not from there */
-    bool relayed;
-    bool acknowledged;     /* its Connect was answered: it is listed */
-    bool named;            /* it is in the tree of names; else it only waits for its dirty ends */
-    bool busy;             /* a step of it is due, queued or flies */
-    bool touched;          /* it is in the model's list of those to be stepped */
-    bool recovering;       /* back from a record, with something begun that is to be finished or undone */
+    enum link_goal goal : 8;
+    enum link_state state : 8;
+    bool relayed : 1;
+    bool acknowledged : 1; /* its Connect was answered: it is listed */
+    bool named : 1;        /* it is in the tree of names; else it only waits for its dirty ends */
+    bool busy : 1;         /* a step of it is due, queued or flies */
+    bool touched : 1;      /* it is in the model's list of those to be stepped */
+    bool recovering : 1;   /* back from a record, with something begun that is to be finished or undone */
+    unsigned charged;      /* how often it counts for its owner's quota */
+    uint64_t configured;   /* the configuration's mark; 0: it is not from there */
     struct eventfd *renew; /* to be replaced by a fresh one: ends that have it are unplugged; NULL: none */
     uint64_t forwarded;    /* signals that the relay moved */
     struct eventfd

@@ -561,7 +561,7 @@ static int place(struct model *model, struct end *end)
 
     if (end_is_eventfd(end) && !end->link->named)
         return 0;
-    r = site_get(model, endpoint_subsystem(&end->endpoint), end->endpoint.name, &end->site);
+    r = site_get(model, endpoint_subsystem(&end->endpoint), endpoint_name(&end->endpoint), &end->site);
     if (r < 0)
         return r;
     RB_INSERT(end_tree, &end->site->ends, end);
