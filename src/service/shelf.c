@@ -28,7 +28,7 @@
 #define BATCH_LEAST 32
 
 /* When the young ones are moved: by messages, as the kernel counts bytes, and by descriptors. */
-#define YOUNG_MESSAGES 400
+#define YOUNG_MESSAGES 100
 #define YOUNG_FDS 1000
 
 /* The agents' queue is made shorter from here on. */
