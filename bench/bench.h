@@ -114,6 +114,9 @@ struct texts texts_new(size_t n);
 void texts_set(struct texts *texts, size_t i, const void *text, size_t length);
 void texts_clear(struct texts *texts);
 
+/* Sends one message, all of it. */
+void send_text(int fd, const char *text, size_t length, const int *fds, size_t n_fds);
+
 /*
  * Sends all texts through fd, n_fds descriptors with each, with at most window of them unanswered, and
  * returns the seconds until all were answered. reply: how long an answer is; 0: until its NUL. An answer of

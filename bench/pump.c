@@ -84,13 +84,13 @@ struct texts texts_bytes(char byte, size_t n)
     return texts;
 }
 
-static void send_text(int fd, char *text, size_t length, const int *fds, size_t n_fds)
+void send_text(int fd, const char *text, size_t length, const int *fds, size_t n_fds)
 {
     union {
         char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
         struct cmsghdr align;
     } control;
-    struct iovec vector = { .iov_base = text, .iov_len = length };
+    struct iovec vector = { .iov_base = (void *)text, .iov_len = length };
     struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
     ssize_t n;
 

@@ -269,6 +269,8 @@ static int handle_frame(struct evl_session *session, struct evl_plugs *plugs, st
 
 int evl_session_process(struct evl_session *session, struct evl_plugs *plugs, const atomic_bool *stop)
 {
+    bool served = false;
+
     for (;;) {
         struct frame frame;
         int r;
@@ -282,12 +284,16 @@ int evl_session_process(struct evl_session *session, struct evl_plugs *plugs, co
             r = handle_frame(session, plugs, &frame);
             if (r < 0)
                 return r;
+            served = true;
             continue;
         }
         r = arm(session, EPOLLIN);
         /* Not before: epoll would not report what is here already. */
         if (r < 0 || (stop && atomic_load(stop)))
             return r;
+        /* Our own loop hears of more, if there is any: mostly there is not, and no need to look. */
+        if (stop && served)
+            return 0;
         r = socket_receive(session->fd, &session->in);
         if (r == -EAGAIN)
             return 0;

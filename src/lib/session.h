@@ -30,8 +30,9 @@ void evl_session_close(struct evl_session *session);
 
 /*
  * Serves all that has come and arms epoll for what is missing. Returns 0; -ECONNRESET when the broker has
- * closed, -EPROTO when it sent what makes no sense, -ENOMEM or another -errno: then close the session. Where
- * *stop (NULL for none) turns true it returns between two calls.
+ * closed, -EPROTO when it sent what makes no sense, -ENOMEM or another -errno: then close the session. stop:
+ * NULL, or of a loop that waits on epoll after each return: then it returns between two calls where *stop
+ * turns true, and more may have come where it served something.
  */
 int evl_session_process(struct evl_session *session, struct evl_plugs *plugs, const atomic_bool *stop);
 
