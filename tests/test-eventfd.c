@@ -32,6 +32,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 
 /* ---- With AIO and without ---- */
@@ -210,6 +211,43 @@ static void test_info_errors(void **state)
     assert_int_equal(eventfd_info(-1, &info), -EBADF);
     assert_int_equal(eventfd_info(INT_MAX, &info), -EBADF);
     assert_true(info.id == 4711);
+}
+
+/* Another process's. */
+static void test_info_at(void **state)
+{
+    int fd = eventfd_create(false), folder, gate[2];
+    struct eventfd_info info = { .count = 4711 }, own;
+    char name[16], path[64];
+    pid_t child;
+
+    (void)state;
+    assert_int_equal(pipe2(gate, O_CLOEXEC), 0);
+    child = fork();
+    if (child == 0) {
+        char byte;
+
+        fd_close(gate[1]);
+        _exit(read(gate[0], &byte, 1) != 0);
+    }
+    assert_true(child > 0);
+    assert_int_equal(eventfd_write(fd, 7), 0);
+    assert_int_equal(eventfd_info(fd, &own), 0);
+    fd_close(fd);
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/fdinfo", (int)child);
+    folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    (void)snprintf(name, sizeof(name), "%d", fd);
+    assert_int_equal(eventfd_info_at(folder, name, &info), 0);
+    assert_true(info.id == own.id && info.count == 7);
+    (void)snprintf(name, sizeof(name), "%d", gate[0]);
+    assert_int_equal(eventfd_info_at(folder, name, &info), -ENOTTY);
+    assert_int_equal(eventfd_info_at(folder, "1000000", &info), -ENOENT);
+    assert_true(info.count == 7);
+    fd_close(folder);
+    fd_close(gate[0]);
+    fd_close(gate[1]);
+    assert_int_equal(waitpid(child, NULL, 0), child);
 }
 
 /* ---- Which ones are eventfds ---- */
@@ -728,6 +766,7 @@ int main(void)
         TEST(test_create),
         TEST(test_info),
         TEST(test_info_errors),
+        TEST(test_info_at),
         TEST(test_is_eventfd),
         TEST(test_drain),
         TEST(test_drain_semaphore),

@@ -41,18 +41,17 @@ int eventfd_create(bool semaphore)
     return fd < 0 ? -errno : fd;
 }
 
-int eventfd_info(int fd, struct eventfd_info *ret_info)
+int eventfd_info_at(int dir, const char *path, struct eventfd_info *ret_info)
 {
     CLEANUP(fd_closep) int file = -1;
     struct eventfd_info info = { .id = -1 };
-    char path[64], text[1024], *line, *save = NULL;
+    char text[1024], *line, *save = NULL;
     bool seen = false;
     ssize_t n;
 
-    (void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-    file = open(path, O_RDONLY | O_CLOEXEC);
+    file = openat(dir, path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
-        return errno == ENOENT && fcntl(fd, F_GETFD) < 0 ? -EBADF : -errno;
+        return -errno;
     n = read(file, text, sizeof(text) - 1);
     if (n < 0)
         return -errno;
@@ -71,6 +70,16 @@ int eventfd_info(int fd, struct eventfd_info *ret_info)
         return -ENOTTY;
     *ret_info = info;
     return 0;
+}
+
+int eventfd_info(int fd, struct eventfd_info *ret_info)
+{
+    char path[64];
+    int r;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+    r = eventfd_info_at(AT_FDCWD, path, ret_info);
+    return r == -ENOENT && fcntl(fd, F_GETFD) < 0 ? -EBADF : r;
 }
 
 int eventfd_drain(int fd, uint64_t *ret_count)

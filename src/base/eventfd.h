@@ -18,13 +18,16 @@
 int eventfd_create(bool semaphore);
 
 struct eventfd_info {
-    int64_t id; /* since Linux 5.2; -1 where the kernel does not say */
+    int64_t id; /* since Linux 5.2; -1 where the kernel does not say; a negative one tells nothing */
     uint64_t count;
     bool semaphore; /* since Linux 6.5; false where the kernel does not say */
 };
 
 /* Reads /proc/self/fdinfo, 3 us. -ENOTTY where fd is no eventfd, or -errno. */
 int eventfd_info(int fd, struct eventfd_info *ret_info);
+
+/* The same of any process's descriptor: path is one in some /proc/PID/fdinfo, relative to dir. */
+int eventfd_info_at(int dir, const char *path, struct eventfd_info *ret_info);
 
 /*
  * Reads the counter empty without blocking: *ret_count is what it was, 0 included. preadv2(RWF_NOWAIT) does
