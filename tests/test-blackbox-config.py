@@ -365,6 +365,10 @@ class Rules(Case):
             self.assertEqual(list(connection.list("Agents")), agents)
             exported = [reply["link"]["name"] for reply in connection.stream("Export") if "link" in reply]
             self.assertEqual(exported, links)
+            # What a link's ends have is told with the link, an agent to those who may see that as well.
+            for link in connection.list("Links", details=True).values():
+                self.assertIn("eventfdId", link["producers"][0])
+                self.assertEqual([link["consumers"][0].get("agent")], agents or [None])
         # An eventfd's links are told to those who may see them.
         self.assertEqual(self.bob.list("Eventfds")["e"]["links"], ["l"])
         self.reload(self.broker, PRIVATE % (BOB, "list", "e"))

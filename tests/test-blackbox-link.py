@@ -602,6 +602,44 @@ class Waiting(blackbox.Case):
         self.assertEqual(self.client.list("Links", group="g"), {})
         self.assertEqual(self.client.list("Links", group="g?"), {})  # a glob is on names alone
 
+    def test_list_details(self):
+        """What is plugged at each end, and by whom, where that is asked for."""
+        held = self.eventfd(3)
+        self.client.hold("e", held)
+        self.client.hold("lvl")
+        self.attach("a", {"v": None})
+        self.client.connect(["eventfd/e"], ["kvm/w/gsi/1"], name="direct")
+        self.client.connect(["eventfd/lvl"], ["kvm/v/gsi/2/level"], name="level")
+        self.client.connect(["kvm/v/pio/1"], ["kvm/v/gsi/3", "kvm/v/gsi/4", "eventfd/none"], name="relayed")
+        plain = self.client.list("Links")
+        for details in ({}, {"details": False}):
+            self.assertEqual(self.client.list("Links", **details), plain)
+        links = self.client.list("Links", details=True)
+        seen = {}
+        for name, link in links.items():
+            for end in link["producers"] + link["consumers"]:
+                for kind in ("eventfdId", "resampleEventfdId"):
+                    if kind in end:
+                        seen.setdefault(name, {}).setdefault(kind, []).append(end.pop(kind))
+                agent = end.pop("agent", None)
+                self.assertEqual(agent, "a" if end["endpoint"].startswith("kvm/v/") else None)
+                self.assertEqual(end.pop("pending", None) is None, end["endpoint"] == "eventfd/none")
+                self.assertEqual(end.pop("semaphore", None) is None, end["endpoint"] == "eventfd/none")
+                self.assertEqual(end.pop("resamplePending", None), 0 if name == "level" else None)
+        self.assertEqual(links, plain)
+        self.assertEqual(seen["direct"], {"eventfdId": [evlink.fdinfo(held)[1]] * 2})
+        ids = {name: eventfd["eventfdId"] for name, eventfd in self.client.list("Eventfds").items()}
+        self.assertEqual(
+            seen["level"], {"eventfdId": [ids["lvl"]] * 2, "resampleEventfdId": [ids["lvl/eoi"]] * 2}
+        )
+        self.assertEqual(len(set(seen["relayed"]["eventfdId"])), 3)
+        self.assertEqual(list(seen["relayed"]), ["eventfdId"])
+        end = self.client.list("Links", match="direct", details=True)["direct"]["consumers"][0]
+        self.assertEqual((end["pending"], end["semaphore"]), (3, False))
+        self.refused(
+            "InvalidParameter", {"parameter": "details"}, "ListLinks", {"details": 1}, more=True
+        )
+
 
 if __name__ == "__main__":
     blackbox.main()

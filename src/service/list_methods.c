@@ -11,6 +11,7 @@
 
 struct list_parameters {
     const char *match, *group;
+    bool details;
 };
 
 #define MATCH_FIELD                                                       \
@@ -26,6 +27,13 @@ static const struct field match_fields[] = {
 static const struct field match_group_fields[] = {
     MATCH_FIELD,
     { "group", FIELD_STRING, offsetof(struct list_parameters, group), 0 },
+    FIELDS_END,
+};
+
+static const struct field link_fields[] = {
+    MATCH_FIELD,
+    { "group", FIELD_STRING, offsetof(struct list_parameters, group), 0 },
+    { "details", FIELD_BOOL, offsetof(struct list_parameters, details), 0 },
     FIELDS_END,
 };
 
@@ -116,38 +124,58 @@ static int list_eventfds(struct connection *connection, const void *parameters)
     return begin(connection, parameters, stream_eventfds);
 }
 
-static const char *look_at_link(
-    struct connection *connection, bool *ret_shown, json_t *(*show)(const struct link *link))
+/* The link behind the cursor, and whether it is to be shown; NULL: there is none. */
+static const struct link *next_link(struct connection *connection, bool *ret_shown)
 {
-    struct link *link = model_next_link(connection->server->model, connection->cursor);
+    const struct link *link = model_next_link(connection->server->model, connection->cursor);
 
-    if (!link)
-        return NULL;
-    *ret_shown = is_shown(connection, link->name, &link->owner) &&
+    *ret_shown = link && is_shown(connection, link->name, &link->owner) &&
                  (!connection->group || (link->group && strcmp(connection->group, link->group) == 0));
-    if (*ret_shown)
-        put(connection, "link", show(link));
-    return link->name;
+    return link;
 }
 
-static const char *look_at_state(struct connection *connection, bool *ret_shown)
+static const char *look_at_link(struct connection *connection, bool *ret_shown)
 {
-    return look_at_link(connection, ret_shown, show_link);
+    const struct link *link = next_link(connection, ret_shown);
+
+    if (*ret_shown)
+        put(connection, "link", show_link(link));
+    return link ? link->name : NULL;
 }
 
 static void stream_links(struct connection *connection)
 {
-    look_on(connection, look_at_state);
+    look_on(connection, look_at_link);
+}
+
+static const char *look_at_details(struct connection *connection, bool *ret_shown)
+{
+    const struct link *link = next_link(connection, ret_shown);
+
+    if (*ret_shown)
+        put(connection, "link", show_link_details(&connection->peer, link));
+    return link ? link->name : NULL;
+}
+
+static void stream_details(struct connection *connection)
+{
+    look_on(connection, look_at_details);
 }
 
 static int list_links(struct connection *connection, const void *parameters)
 {
-    return begin(connection, parameters, stream_links);
+    const struct list_parameters *p = parameters;
+
+    return begin(connection, p, p->details ? stream_details : stream_links);
 }
 
 static const char *look_at_spec(struct connection *connection, bool *ret_shown)
 {
-    return look_at_link(connection, ret_shown, show_spec);
+    const struct link *link = next_link(connection, ret_shown);
+
+    if (*ret_shown)
+        put(connection, "link", show_spec(link));
+    return link ? link->name : NULL;
 }
 
 static void stream_specs(struct connection *connection)
@@ -184,7 +212,7 @@ static int list_agents(struct connection *connection, const void *parameters)
 
 const struct method list_methods[] = {
     { "ListEventfds", list_eventfds, match_fields, true },
-    { "ListLinks", list_links, match_group_fields, true },
+    { "ListLinks", list_links, link_fields, true },
     { "Export", export, match_group_fields, true },
     { "ListAgents", list_agents, match_fields, true },
     { NULL, NULL, NULL, false },

@@ -27,6 +27,12 @@ static json_t *links_of(const struct peer *peer, const struct held *held)
     return link ? json_pack("[s]", link->name) : json_array();
 }
 
+/* A counter goes further than a JSON integer. */
+static json_t *show_count(uint64_t count)
+{
+    return json_integer(count < INT64_MAX ? (json_int_t)count : INT64_MAX);
+}
+
 /* What only the kernel tells. */
 static json_t *with_counter(json_t *object, int fd)
 {
@@ -36,9 +42,7 @@ static json_t *with_counter(json_t *object, int fd)
         return object;
     if (info.id >= 0)
         object = with(object, "eventfdId", json_integer(info.id));
-    /* A counter goes further than a JSON integer. */
-    object =
-        with(object, "pending", json_integer(info.count < INT64_MAX ? (json_int_t)info.count : INT64_MAX));
+    object = with(object, "pending", show_count(info.count));
     return with(object, "semaphore", json_boolean(info.semaphore));
 }
 
@@ -62,12 +66,34 @@ static bool is_saturated(const struct end *end)
            eventfd_info(end->eventfd->fd, &info) == 0 && info.count >= EVENTFD_MAX;
 }
 
-static json_t *show_end(const struct end *end)
+/* The eventfds of an end, and the agent that serves it where peer may know that one. */
+static json_t *with_details(json_t *object, const struct end *end, const struct peer *peer)
+{
+    const struct eventfd *resample = end->link->resample;
+    const struct agent *agent = end->agent;
+    struct eventfd_info info;
+
+    if (end->eventfd)
+        object = with_counter(object, end->eventfd->fd);
+    if (resample && eventfd_info(resample->fd, &info) == 0) {
+        if (info.id >= 0)
+            object = with(object, "resampleEventfdId", json_integer(info.id));
+        object = with(object, "resamplePending", show_count(info.count));
+    }
+    if (agent && !agent->lost && model_may(agent->model, peer, RIGHT_LIST, agent->name, &agent->owner))
+        object = with(object, "agent", json_string(agent->name));
+    return object;
+}
+
+/* peer: whose eyes the details are for; NULL: they are left out. */
+static json_t *show_end(const struct end *end, const struct peer *peer)
 {
     char endpoint[ENDPOINT_SIZE], reason[512];
     json_t *object = json_pack("{s:s, s:s}", "endpoint", endpoint_format(&end->endpoint, endpoint), "state",
         end_state_name(end->state));
 
+    if (peer)
+        object = with_details(object, end, peer);
     if (model_end_reason(end, reason, sizeof(reason)))
         return with(object, "reason", json_string(reason));
     if (is_saturated(end))
@@ -75,13 +101,13 @@ static json_t *show_end(const struct end *end)
     return object;
 }
 
-static json_t *show_ends(const struct link *link, bool producers)
+static json_t *show_ends(const struct link *link, bool producers, const struct peer *peer)
 {
     json_t *ends = json_array();
 
     for (size_t i = 0; ends && i < link->n_ends; i++)
         if (link->ends[i]->producer == producers && !link->ends[i]->retiring &&
-            json_array_append_new(ends, show_end(link->ends[i])) < 0) {
+            json_array_append_new(ends, show_end(link->ends[i], peer)) < 0) {
             json_decref(ends);
             ends = NULL;
         }
@@ -97,21 +123,31 @@ static json_t *show_labels(const struct link *link)
     return labels;
 }
 
-json_t *show_link(const struct link *link)
+static json_t *make_link(const struct link *link, const struct peer *peer)
 {
     json_t *object = json_pack("{s:s, s:s*, s:s, s:o, s:o, s:b, s:o, s:s, s:I, s:s*}", "name", link->name,
-        "group", link->group, "state", link_state_name(link), "producers", show_ends(link, true), "consumers",
-        show_ends(link, false), "relayed", link->relayed, "owner", show_peer(&link->owner), "lifetime",
-        lifetime_name(link->life.lifetime), "since", (json_int_t)link->since, "reason", link->reason);
+        "group", link->group, "state", link_state_name(link), "producers", show_ends(link, true, peer),
+        "consumers", show_ends(link, false, peer), "relayed", link->relayed, "owner", show_peer(&link->owner),
+        "lifetime", lifetime_name(link->life.lifetime), "since", (json_int_t)link->since, "reason",
+        link->reason);
     char reason[512];
 
     if (!link->reason && model_link_reason(link, reason, sizeof(reason)))
         object = with(object, "reason", json_string(reason));
 
     if (link->relayed)
-        object = with(object, "forwarded",
-            json_integer(link->forwarded < INT64_MAX ? (json_int_t)link->forwarded : INT64_MAX));
+        object = with(object, "forwarded", show_count(link->forwarded));
     return link->labels ? with(object, "labels", show_labels(link)) : object;
+}
+
+json_t *show_link(const struct link *link)
+{
+    return make_link(link, NULL);
+}
+
+json_t *show_link_details(const struct peer *peer, const struct link *link)
+{
+    return make_link(link, peer);
 }
 
 static json_t *show_endpoints(const struct link *link, bool producers)
