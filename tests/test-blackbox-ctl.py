@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 
 import blackbox
 import evlink
@@ -188,6 +189,203 @@ class Ctl(blackbox.Case):
         self.assertEqual(listed[:5], ["rel", "linked", "eventfd/x", "eventfd/y,eventfd/z,kvm/vm1/gsi/6", "yes"])
         for link in json.loads(self.ctl("links", "--json"))["links"]:
             self.assertEqual(link, self.link(link["name"]))
+
+    def shown(self, *names):
+        """What show says of links, for people: for each the block above its tree, and {node: its row}."""
+        text = self.ctl("show", *names)
+        *parts, last = re.split(r"(?m)^$\n", text)
+        self.assertRegex(last, r"^Holders are those of \d+ processes; \d+ more may not be looked into")
+        found = []
+        for block, tree in zip(parts[::2], parts[1::2]):
+            name, *lines = block.splitlines()
+            heading, *rows = [line.split() for line in tree.splitlines()]
+            rows = [dict(zip(heading, [re.sub("^[├└]─", "", row[0]), *row[1:]])) for row in rows]
+            found.append((name, dict(line.strip().split(": ", 1) for line in lines), rows))
+        self.assertEqual(len(found), len(parts) // 2)
+        return found
+
+    def test_show(self):
+        self.some()
+        self.ctl("signal", "x", "3")
+        claimed = self.own(self.client.claim("bell"))
+        again = self.own(os.dup(claimed))
+        (name, block, rows), (_, relayed, copies) = self.shown("ring", "rel")
+        number = str(evlink.fdinfo(claimed)[1])
+        self.assertEqual(name, "ring")
+        wanted = {"State": "linked", "Lifetime": "persistent", "Group": "g", "Labels": "k=v"}
+        self.assertEqual({key: block[key] for key in wanted}, wanted)
+        self.assertTrue(block["Path"].startswith("direct"))
+        self.assertTrue(block["Counted by"].startswith("nobody"))
+        self.assertEqual(
+            [list(row.values())[:6] for row in rows[:3]],
+            [
+                ["eventfd-id:" + number, "eventfd", "-", "0", "bell", "-"],
+                ["eventfd/bell", "producer", "plugged", "-", "-", "-"],
+                ["kvm/vm1/gsi/5", "consumer", "plugged", "-", "-", "a1"],
+            ],
+        )
+        # The agent is in this process, which holds the eventfd twice, and so does evlinkd, once.
+        self.assertEqual(rows[2]["PID"], str(os.getpid()))
+        with open("/proc/self/comm", encoding="utf-8") as file:
+            self.assertEqual(rows[2]["COMMAND"], file.read().strip())
+        fds = ",".join(str(fd) for fd in sorted((claimed, again)))
+        holders = {(row["PID"], row["EVENTFD"]) for row in rows[3:] if row["ROLE"] == "holder"}
+        self.assertIn((str(os.getpid()), "fd:" + fds), holders)
+        self.assertEqual(len(holders), len(rows) - 3)
+        self.assertIn(str(self.broker.pid), {row["PID"] for row in rows[3:]})
+        self.assertTrue(relayed["Path"].startswith("relayed"))
+        self.assertEqual(relayed["Counted by"], "evlinkd, which has copied 3 so far")
+        eventfds = [(row["NAMES"], row["PENDING"]) for row in copies if row["ROLE"] == "eventfd"]
+        self.assertEqual(eventfds, [("x", "0"), ("y", "3"), ("z", "3"), ("-", "1")])
+        # What waits.
+        ((_, block, rows),) = self.shown("many")
+        self.assertEqual((block["State"], block.get("Reason")), ("waiting", None))
+        self.assertEqual([row["STATE"] for row in rows if row["EVENTFD"] == "kvm/vm2/gsi/3"], ["absent"])
+
+    def test_show_failed(self):
+        """Why a link does not work, of which a semaphore is a case."""
+        self.attach("a1", {"vm1": None})
+        self.ctl("link", "--name", "ring", "eventfd/sem", "kvm/vm1/gsi/5")
+        ((_, _, rows),) = self.shown("ring")
+        self.assertEqual(rows[0]["EVENTFD"], "eventfd-id:unknown")
+        self.ctl("hold", "--semaphore", "sem")
+        if not self.client.list("Eventfds")["sem"].get("semaphore"):
+            self.skipTest("this kernel does not tell semaphores")
+        reason = self.wait_link("ring", "failed")["reason"]
+        ((_, block, _),) = self.shown("ring")
+        self.assertEqual((block["State"], block["Reason"]), ("failed", reason))
+        tree = self.ctl("show", "-n", "-o", "EVENTFD,REASON", "ring")
+        self.assertRegex(tree, "(?m)^├─eventfd/sem .*semaphore")
+
+    def test_show_level(self):
+        """Two eventfds: the way of the signals, and the way back."""
+        self.some()
+        ((_, block, rows),) = self.shown("level")
+        self.assertIn("end-of-interrupt", block["Path"])
+        self.assertEqual(
+            [(row["EVENTFD"].split(":")[0], row["ROLE"], row["NAMES"]) for row in rows if row["ROLE"] != "holder"],
+            [
+                ("eventfd-id", "eventfd", "lvl"),
+                ("eventfd/lvl", "producer", "-"),
+                ("kvm/vm1/gsi/9/level", "consumer", "-"),
+                ("eventfd-id", "eventfd", "lvl/eoi"),
+                ("kvm/vm1/gsi/9/level", "eoi-producer", "-"),
+                ("eventfd/lvl/eoi", "eoi-consumer", "-"),
+            ],
+        )
+        ids = [row["EVENTFD"] for row in rows if row["ROLE"] == "eventfd"]
+        claimed = [self.own(self.client.claim(name)) for name in ("lvl", "lvl/eoi")]
+        self.assertEqual(ids, [f"eventfd-id:{evlink.fdinfo(fd)[1]}" for fd in claimed])
+
+    def test_show_counting(self):
+        """Whoever can count the signals of a direct link."""
+        self.attach("a1", {"vm1": None}, subsystems=[{"kind": "kvm", "name": "vm1"}, {"kind": "vfio", "name": "d"}])
+        self.ctl("hold", "in")
+        self.ctl("link", "--name", "read", "kvm/vm1/pio/1", "eventfd/in")
+        self.ctl("link", "--name", "posted", "vfio/d/msi/0", "kvm/vm1/gsi/1")
+        self.ctl("link", "--name", "kick", "kvm/vm1/pio/2", "vhost/v/vring/0/kick")
+        words = [(name, block["Counted by"]) for name, block, _ in self.shown("read", "posted", "kick")]
+        for (name, said), wanted in zip(words, ("whoever reads it", "nobody.*posted", "what is pending")):
+            self.assertRegex(said, wanted, name)
+        self.ctl("hold", "--semaphore", "sem")
+        self.ctl("link", "--name", "taken", "kvm/vm1/pio/3", "eventfd/sem")
+        if self.client.list("Eventfds")["sem"]["semaphore"]:
+            ((_, block, rows),) = self.shown("taken")
+            self.assertIn("semaphore", block["Counted by"])
+            self.assertEqual((rows[0]["ROLE"], rows[0]["NAMES"]), ("semaphore", "sem"))
+        self.ctl("unlink", "read", "posted", "kick", "taken")
+
+    def test_show_json(self):
+        self.some()
+        text = self.ctl("show", "--json", "r*", "level")
+        self.assertTrue(text.isascii())
+        document = json.loads(text)
+        self.assertEqual([link["name"] for link in document["links"]], ["rel", "ring", "level"])
+        for link in document["links"]:
+            self.assertEqual(link, self.client.list("Links", match=link["name"], details=True)[link["name"]])
+        ids = {
+            end[key]
+            for link in document["links"]
+            for end in link["producers"] + link["consumers"]
+            for key in ("eventfdId", "resampleEventfdId")
+            if key in end
+        }
+        self.assertEqual({eventfd["eventfdId"] for eventfd in document["eventfds"]}, ids)
+        self.assertEqual(len(ids), 7)
+        names = [name for eventfd in document["eventfds"] for name in eventfd["names"]]
+        self.assertEqual(sorted(names), ["bell", "lvl", "lvl/eoi", "x", "y", "z"])
+        for eventfd in document["eventfds"]:
+            self.assertIn(self.broker.pid, [holder["pid"] for holder in eventfd["holders"]])
+            for holder in eventfd["holders"]:
+                self.assertEqual(sorted(holder), ["comm", "fds", "pid"])
+        self.assertEqual([agent["owner"]["pid"] for agent in document["agents"]], [os.getpid()])
+        self.assertGreater(document["processes"]["seen"], 0)
+
+    def test_show_holders(self):
+        """Other processes that have an eventfd, whatever they are called."""
+        self.ctl("hold", "bell")
+        self.ctl("link", "--name", "ring", "eventfd/bell", "kvm/vm1/gsi/5")
+        fd = self.own(self.client.claim("bell"))
+        rename = "import sys; open('/proc/self/comm', 'wb').write(b'\\xe9\\x1b[1m'); print(flush=True); sys.stdin.read()"
+        with subprocess.Popen(
+            [sys.executable, "-c", rename], pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            (eventfd,) = json.loads(self.ctl("show", "--json", "ring"))["eventfds"]
+            ((_, _, rows),) = self.shown("ring")
+            process.stdin.close()
+        holders = {holder["pid"]: holder for holder in eventfd["holders"]}
+        self.assertEqual(holders[process.pid], {"pid": process.pid, "comm": "?\x1b[1m", "fds": [fd]})
+        self.assertEqual(holders[os.getpid()]["fds"], [fd])
+        (row,) = [row for row in rows if row["PID"] == str(process.pid)]
+        self.assertEqual((row["ROLE"], row["COMMAND"]), ("holder", r"?\x1b[1m"))
+        (eventfd,) = json.loads(self.ctl("show", "--json", "ring"))["eventfds"]
+        self.assertNotIn(process.pid, [holder["pid"] for holder in eventfd["holders"]])
+
+    def test_show_nothing(self):
+        """What is not there keeps nothing else from being shown."""
+        self.some()
+        self.assertIn("no link none", self.ctl("show", "none", status=1))
+        self.ctl("show", status=2)
+        self.ctl("show", "-o", "NONE", "ring", status=2)
+        answer = subprocess.run(
+            [program(), "show", "none", "ring"], env=self.environment(), capture_output=True, text=True, check=False
+        )
+        self.assertEqual((answer.returncode, answer.stdout.split("\n")[0]), (1, "ring"))
+        self.assertIn("no link none", answer.stderr)
+
+    @blackbox.needs_root
+    def test_show_as_another_user(self):
+        """Others' processes are counted, and others' links and agents not told."""
+        self.some()
+        other = self.connect_as(blackbox.NOBODY)
+        other.hold("own")
+        other.connect(["eventfd/own"], ["kvm/vm9/gsi/12"], name="mine")
+        held = self.own(self.client.claim("own"))
+        try:
+            answers = [
+                subprocess.run(
+                    [program(), "show", "--json", name],
+                    env=self.environment(),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    user=blackbox.NOBODY,
+                    group=blackbox.NOBODY,
+                    extra_groups=[],
+                )
+                for name in ("mine", "ring")
+            ]
+        except PermissionError:
+            self.skipTest("another user may not run what was built here")
+        self.assertEqual(answers[1].returncode, 1)
+        self.assertIn("no link ring", answers[1].stderr)
+        document = json.loads(answers[0].stdout)
+        self.assertGreaterEqual(document["processes"]["hidden"], 2)  # this one, and evlinkd
+        (eventfd,) = document["eventfds"]
+        self.assertEqual(eventfd["eventfdId"], evlink.fdinfo(held)[1])
+        self.assertEqual((eventfd["names"], eventfd["holders"]), (["own"], []))
+        self.assertEqual(document["agents"], [])
 
     def test_graph(self):
         self.some()

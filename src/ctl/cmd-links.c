@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* links: what is linked to what. */
-#include "base/cleanup.h"
 #include "ctl/ctl.h"
 #include "ctl/table.h"
-
-#include <stdio.h>
 
 /* A link's ends the way that `evlinkctl link` takes them. */
 static char *text_end(const json_t *end)
@@ -15,31 +12,6 @@ static char *text_end(const json_t *end)
 static char *text_ends(const json_t *ends)
 {
     return table_join(ends, text_end);
-}
-
-static char *text_labels(const json_t *labels)
-{
-    CLEANUP(freep) char *joined = NULL;
-    const char *key, *separator = "";
-    const json_t *value;
-    bool good = true;
-    size_t size = 0;
-    FILE *stream;
-
-    if (json_object_size(labels) == 0)
-        return table_string(NULL);
-    stream = open_memstream(&joined, &size);
-    if (!stream)
-        return NULL;
-    json_object_foreach ((json_t *)labels, key, value) {
-        const char *text = json_string_value(value);
-
-        good = good && fprintf(stream, "%s%s=%s", separator, key, text ? text : "") >= 0;
-        separator = ",";
-    }
-    if (fclose(stream) != 0 || !good)
-        return NULL;
-    return TAKE(joined);
 }
 
 static const struct table_column columns[] = {
@@ -53,7 +25,7 @@ static const struct table_column columns[] = {
     { "SINCE", "since", table_time, TABLE_LEFT, false, "when it was made" },
     { "KIND", "kind", table_string, TABLE_LEFT, true, "direct or relayed; producer or consumer" },
     { "GROUP", "group", table_string, TABLE_LEFT, true, "group that it is in" },
-    { "LABELS", "labels", text_labels, TABLE_ITEMS, true, "its labels" },
+    { "LABELS", "labels", table_labels, TABLE_ITEMS, true, "its labels" },
     { "LIFETIME", "lifetime", table_string, TABLE_LEFT, true, "how long it lasts" },
     { "FORWARDED", "forwarded", table_integer, TABLE_RIGHT, true, "signals that evlinkd copied" },
     { "REASON", "reason", table_string, TABLE_LEFT, true, "why it is in its state; the same of an end" },

@@ -30,9 +30,9 @@ enum ctl_exit {
 
 /* Every command, in the order of the help. Each defines command_NAME. */
 #define CTL_COMMANDS(row)                                                                                    \
-    row(status) row(list) row(links) row(graph) row(agents) row(monitor) row(hold) row(claim) row(signal)    \
-        row(renew) row(release) row(link) row(unlink) row(park) row(resume) row(move) row(leave) row(export) \
-            row(offer) row(withdraw) row(config) row(version) row(help)
+    row(status) row(list) row(links) row(show) row(graph) row(agents) row(monitor) row(hold) row(claim)      \
+        row(signal) row(renew) row(release) row(link) row(unlink) row(park) row(resume) row(move) row(leave) \
+            row(export) row(offer) row(withdraw) row(config) row(version) row(help)
 
 /* What the options of every command say, and the connection. */
 struct ctl {

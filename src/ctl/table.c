@@ -85,6 +85,31 @@ char *table_join(const json_t *array, char *(*text)(const json_t *element))
     return TAKE(joined);
 }
 
+char *table_labels(const json_t *member)
+{
+    CLEANUP(freep) char *joined = NULL;
+    const char *key, *separator = "";
+    const json_t *value;
+    bool good = true;
+    size_t size = 0;
+    FILE *stream;
+
+    if (json_object_size(member) == 0)
+        return table_string(NULL);
+    stream = open_memstream(&joined, &size);
+    if (!stream)
+        return NULL;
+    json_object_foreach ((json_t *)member, key, value) {
+        const char *text = json_string_value(value);
+
+        good = good && fprintf(stream, "%s%s=%s", separator, key, text ? text : "") >= 0;
+        separator = ",";
+    }
+    if (fclose(stream) != 0 || !good)
+        return NULL;
+    return TAKE(joined);
+}
+
 static const struct table_column *column_find(
     const struct table_column *columns, const char *name, size_t length)
 {

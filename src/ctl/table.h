@@ -64,6 +64,7 @@ char *table_integer(const json_t *member); /* in decimal */
 char *table_boolean(const json_t *member); /* yes, no */
 char *table_strings(const json_t *member); /* an array's, separated by commas */
 char *table_count(const json_t *member);   /* how many an array has */
+char *table_labels(const json_t *member);  /* an object's: key=value, separated by commas */
 char *table_time(const json_t *member);
 char *table_user(const json_t *member);
 
