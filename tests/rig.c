@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/kvm.h>
 #include <linux/vfio.h>
 #include <linux/vhost.h>
@@ -797,12 +798,34 @@ static void exchange(struct rig *rig, struct exchanges *tally)
     close(sock);
 }
 
+static int keep_pending(void *userdata, const char *error, const char *parameters)
+{
+    const char *pending = error || !parameters ? NULL : strstr(parameters, "\"pending\":");
+
+    if (pending)
+        *(unsigned long *)userdata = strtoul(pending + strlen("\"pending\":"), NULL, 10);
+    return 0;
+}
+
+/* What the counter of a direct link's eventfd shows. */
+static unsigned long link_pending(struct evlink_client *client, const char *name)
+{
+    unsigned long pending = ULONG_MAX;
+    char parameters[128];
+
+    (void)snprintf(parameters, sizeof(parameters), "{\"match\":\"%s\",\"details\":true}", name);
+    (void)evlink_call(
+        client, "io.evlink.Broker.ListLinks", parameters, NULL, 0, true, keep_pending, &pending);
+    return pending;
+}
+
 static void check_vhost(struct rig *rig)
 {
     struct evlink_client *client = rig->client;
     struct vhost_vring_file file = { .fd = -1 };
     struct exchanges tally = { 0 };
     const char *message;
+    unsigned long pending;
     uint64_t before;
     pid_t pid;
     int r, status = 0;
@@ -840,6 +863,11 @@ static void check_vhost(struct rig *rig)
     check(tally.refused == TIMES && tally.exits == 0,
         "KVM ioeventfd to sending ring's kick: rung %d, packets through %u", TIMES, tally.refused);
     check(tally.tx == TIMES, "sending ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.tx);
+
+    pending = link_pending(client, "kick");
+    check(pending == TIMES, "vhost does not read the kick's counter: rung %d, pending %lu", TIMES, pending);
+    pending = link_pending(client, "rx");
+    check(pending == 0, "KVM empties that of the call: pending %lu", pending);
 
     check(evlink_disconnect(client, "tx") == 0, "the sending ring's call is unlinked");
     silence();
