@@ -18,7 +18,7 @@
 
 struct attach_parameters {
     const char *name;
-    json_t *subsystems;
+    const struct value *subsystems;
     struct opt_int index, pidfd_index;
     bool takeover;
 };
@@ -37,26 +37,27 @@ struct subsystem_parameters {
 };
 
 /* 1, or 0 where it was answered. */
-static int read_subsystems(struct connection *connection, json_t *array, struct subsystem_name *subsystems)
+static int read_subsystems(
+    struct connection *connection, const struct value *array, struct subsystem_name *subsystems)
 {
     static const struct field fields[] = {
         { "kind", FIELD_STRING, offsetof(struct subsystem_parameters, kind), FIELD_REQUIRED },
         { "name", FIELD_STRING, offsetof(struct subsystem_parameters, name), FIELD_REQUIRED },
         FIELDS_END,
     };
+    const struct value *item;
     const char *bad;
-    json_t *item;
-    size_t i;
 
-    json_array_foreach (array, i, item) {
+    VALUE_FOREACH(item, array)
+    {
         struct subsystem_parameters p;
 
-        if (fields_decode(item, fields, FIELDS_STRICT, &p, &bad) < 0)
+        if (fields_read(item, fields, &p, &bad) < 0)
             return method_invalid(connection, bad);
-        subsystems[i].subsystem = subsystem_from_name(p.kind);
-        if (subsystems[i].subsystem == SUBSYSTEM_NONE || !name_is_valid(p.name))
+        subsystems->subsystem = subsystem_from_name(p.kind);
+        if (subsystems->subsystem == SUBSYSTEM_NONE || !name_is_valid(p.name))
             return method_invalid(connection, "subsystems");
-        strcpy(subsystems[i].name, p.name);
+        strcpy(subsystems++->name, p.name);
     }
     return 1;
 }
@@ -152,13 +153,14 @@ static int attach(struct connection *connection, const void *parameters)
 {
     const struct attach_parameters *p = parameters;
     struct model *model = connection->server->model;
-    size_t n = json_array_size(p->subsystems);
+    size_t n = value_size(p->subsystems);
     CLEANUP(freep) struct subsystem_name *subsystems = NULL;
     CLEANUP(fd_discardp) int ours = -1, pidfd = -1;
     CLEANUP(fd_closep) int theirs = -1;
     struct session *session;
     struct fault fault;
     struct agent *agent;
+    struct emit *emit;
     bool watched;
     int r;
 
@@ -189,11 +191,11 @@ static int attach(struct connection *connection, const void *parameters)
         return method_result(connection, r, &fault);
     }
     session_bind(session, agent);
+    emit = connection_begin(connection);
+    show_agent(emit, "agent", agent);
     if (theirs >= 0)
-        connection_reply_fd(connection,
-            json_pack("{s:o, s:i}", "agent", show_agent(agent), "fileDescriptorIndex", 0), TAKE_FD(theirs));
-    else
-        connection_reply(connection, json_pack("{s:o}", "agent", show_agent(agent)));
+        emit_int(emit, "fileDescriptorIndex", 0);
+    connection_end_fd(connection, TAKE_FD(theirs));
     return 0;
 }
 
@@ -211,7 +213,7 @@ static int detach(struct connection *connection, const void *parameters)
 
 struct offer_parameters {
     const char *agent;
-    json_t *endpoints;
+    const struct value *endpoints;
     const char *reason;
 };
 
@@ -233,15 +235,14 @@ static const struct field withdraw_fields[] = {
 };
 
 /* The strings of an array, for the caller to free; they live as long as the array. NULL: out of memory. */
-static const char **strings_of(json_t *array)
+static const char **strings_of(const struct value *array)
 {
-    const char **strings = calloc(json_array_size(array) + 1, sizeof(*strings));
-    json_t *item;
-    size_t i;
+    const char **strings = calloc(value_size(array) + 1, sizeof(*strings)), **to = strings;
+    const struct value *item;
 
     if (strings)
-        json_array_foreach (array, i, item)
-            strings[i] = json_string_value(item);
+        VALUE_FOREACH(item, array)
+    *to++ = item->string;
     return strings;
 }
 
@@ -254,11 +255,11 @@ static int offer(struct connection *connection, const void *parameters)
 
     if (!endpoints)
         return -ENOMEM;
-    r = model_offer(connection->server->model, &connection->peer, p->agent, endpoints,
-        json_array_size(p->endpoints), &fault);
+    r = model_offer(
+        connection->server->model, &connection->peer, p->agent, endpoints, value_size(p->endpoints), &fault);
     if (r)
         return method_result(connection, r, &fault);
-    connection_reply(connection, json_object());
+    connection_done(connection);
     return 0;
 }
 
@@ -275,7 +276,7 @@ static int withdraw(struct connection *connection, const void *parameters)
     if (p->reason && strlen(p->reason) > METHOD_REASON_MAX)
         return method_invalid(connection, "reason");
     r = model_withdraw(connection->server->model, &connection->peer, p->agent, endpoints,
-        json_array_size(p->endpoints), p->reason, method_job_done, connection, &job, &fault);
+        value_size(p->endpoints), p->reason, method_job_done, connection, &job, &fault);
     return method_job(connection, r, job, &fault);
 }
 

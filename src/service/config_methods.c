@@ -9,39 +9,40 @@
 #include <string.h>
 
 /* One setting as it is in force: the command line's count more than the files'. */
-static json_t *show_setting(const struct server *server, const struct setting *setting)
+static void show_setting(struct emit *emit, const struct server *server, const struct setting *setting)
 {
+    bool overridden = server->options.agent_timeout && strcmp(setting->key, "AgentTimeout") == 0;
     const struct config_place *place = &setting->place;
-    char value[32];
+    char timeout[32];
 
-    if (server->options.agent_timeout && strcmp(setting->key, "AgentTimeout") == 0) {
-        (void)snprintf(
-            value, sizeof(value), "%g", (double)server->options.agent_timeout / (double)USEC_PER_SEC);
-        return json_pack("{s:s, s:s, s:s}", "section", setting->section, "key", setting->key, "value", value);
+    (void)snprintf(
+        timeout, sizeof(timeout), "%g", (double)server->options.agent_timeout / (double)USEC_PER_SEC);
+    emit_open(emit, NULL);
+    emit_string(emit, "section", setting->section);
+    emit_string(emit, "key", setting->key);
+    emit_string(emit, "value", overridden ? timeout : setting->value);
+    if (!overridden && place->file) {
+        emit_string(emit, "file", place->file);
+        emit_int(emit, "line", place->line);
     }
-    if (!place->file)
-        return json_pack(
-            "{s:s, s:s, s:s}", "section", setting->section, "key", setting->key, "value", setting->value);
-    return json_pack("{s:s, s:s, s:s, s:s, s:i}", "section", setting->section, "key", setting->key, "value",
-        setting->value, "file", place->file, "line", place->line);
+    emit_close(emit);
 }
 
 static int get_config(struct connection *connection, const void *parameters)
 {
     const struct server *server = connection->server;
     struct fault fault;
-    json_t *settings;
+    struct emit *emit;
 
     (void)parameters;
     if (connection->peer.uid != 0)
         return method_result(connection, fault_set(&fault, FAULT_PERMISSION, NULL, NULL, NULL, 0), &fault);
-    settings = json_array();
+    emit = connection_begin(connection);
+    emit_open_array(emit, "settings");
     for (size_t i = 0; i < server->config->n_settings; i++)
-        if (json_array_append_new(settings, show_setting(server, &server->config->settings[i])) < 0) {
-            json_decref(settings);
-            return -ENOMEM;
-        }
-    connection_reply(connection, json_pack("{s:o}", "settings", settings));
+        show_setting(emit, server, &server->config->settings[i]);
+    emit_close_array(emit);
+    connection_end(connection);
     return 0;
 }
 

@@ -35,13 +35,12 @@
 
 static void end_call(struct connection *connection)
 {
-    varlink_call_clear(&connection->call);
+    varlink_request_clear(&connection->call);
     fdset_clear(&connection->fds);
     connection->fds_lost = false;
     connection->job = NULL;
     connection->stream = NULL;
-    json_decref(connection->reply);
-    connection->reply = NULL;
+    frame_out_clear(&connection->draft);
     if (connection->monitor)
         monitor_free(connection->monitor);
     connection->monitor = NULL;
@@ -55,50 +54,91 @@ static void fail(struct connection *connection, const char *what, int r)
     connection->failed = true;
 }
 
-static void put_reply(struct connection *connection, json_t *parameters, bool continues, int fd)
+struct emit *connection_begin(struct connection *connection)
+{
+    return connection_begin_error(connection, NULL);
+}
+
+struct emit *connection_begin_error(struct connection *connection, const char *error)
+{
+    varlink_reply_begin(&connection->emit, &connection->out, error);
+    return &connection->emit;
+}
+
+static void put_reply(struct connection *connection, bool continues, int fd)
 {
     struct fdset fds = FDSET_EMPTY;
-    int r = -ENOMEM;
+    int r = 0;
 
-    if (parameters && !connection->call.oneway) {
-        r = fd >= 0 ? fdset_adopt(&fds, &fd, 1) : 0;
-        connection->n_unread += fd >= 0;
-        if (r >= 0)
-            r = varlink_reply_write(&connection->out, parameters, continues, &fds);
-    } else {
+    if (connection->call.oneway) {
+        frame_out_cancel(&connection->out, connection->emit.begin);
         fd_close(fd);
-        r = parameters ? 0 : -ENOMEM;
+        return;
     }
-    json_decref(parameters);
+    if (fd >= 0) {
+        connection->n_unread++;
+        r = fdset_adopt(&fds, &fd, 1);
+        connection->emit.failed |= r < 0;
+    }
+    r = varlink_reply_end(&connection->emit, continues, &fds);
     if (r < 0)
         fail(connection, "cannot make a reply", r);
 }
 
-void connection_reply_fd(struct connection *connection, json_t *parameters, int fd)
+void connection_end_fd(struct connection *connection, int fd)
 {
-    put_reply(connection, parameters, false, fd);
+    put_reply(connection, false, fd);
     end_call(connection);
 }
 
-void connection_reply(struct connection *connection, json_t *parameters)
+void connection_end(struct connection *connection)
 {
-    connection_reply_fd(connection, parameters, -1);
+    connection_end_fd(connection, -1);
 }
 
-void connection_stream_reply(struct connection *connection, json_t *parameters)
+void connection_end_notice(struct connection *connection)
 {
-    put_reply(connection, parameters, true, -1);
+    put_reply(connection, true, -1);
 }
 
-void connection_error(struct connection *connection, const char *error, json_t *parameters)
+void connection_done(struct connection *connection)
 {
-    int r = 0;
+    (void)connection_begin(connection);
+    connection_end(connection);
+}
 
-    if (!connection->call.oneway)
-        r = varlink_error_write(&connection->out, error, parameters);
-    json_decref(parameters);
+/* The draft, if there is one, is to be sent. */
+static void put_draft(struct connection *connection, bool continues)
+{
+    const struct fdset *fds;
+    const char *bytes;
+    size_t length;
+    int r;
+
+    if (frame_out_pending(&connection->draft) == 0)
+        return;
+    r = varlink_reply_end(&connection->emit, continues, NULL);
+    if (r == 0) {
+        length = frame_out_peek(&connection->draft, &bytes, &fds);
+        r = frame_out_add(&connection->out, bytes, length);
+        frame_out_sent(&connection->draft, length);
+    }
     if (r < 0)
-        fail(connection, "cannot make an error", r);
+        fail(connection, "cannot make a reply", r);
+}
+
+struct emit *connection_begin_next(struct connection *connection)
+{
+    put_draft(connection, true);
+    varlink_reply_begin(&connection->emit, &connection->draft, NULL);
+    return &connection->emit;
+}
+
+void connection_end_stream(struct connection *connection)
+{
+    if (frame_out_pending(&connection->draft) == 0)
+        (void)connection_begin_next(connection);
+    put_draft(connection, false);
     end_call(connection);
 }
 
@@ -109,7 +149,7 @@ static void take_frame(struct connection *connection, struct frame *frame)
 
     connection->fds = fdset_take(&frame->fds);
     connection->fds_lost = frame->fds_lost;
-    r = varlink_call_parse(frame->text, frame->length, &connection->call);
+    r = varlink_request_read(frame->text, frame->length, &connection->call);
     if (r < 0) {
         fail(connection, "a malformed call", r);
         return;

@@ -27,13 +27,14 @@ struct connection {
     int n_unread;  /* answers with a descriptor since all had been read */
     int64_t pause; /* microseconds until it is looked again whether they were read */
     /* The open call, if call.root is set. */
-    struct varlink_call call;
+    struct varlink_request call;
     struct fdset fds; /* that came with it: a handler steals what it keeps */
     bool fds_lost;
     struct job *job;                               /* that it waits for; NULL: none */
     void (*stream)(struct connection *connection); /* goes on with a list; its last reply ends the call */
     char cursor[NAME_SIZE];                        /* the stream's last name */
-    json_t *reply; /* the stream's next reply, maybe its last; NULL: none yet */
+    struct emit emit;                              /* the reply that is being written */
+    struct frame_out draft; /* the stream's next reply, maybe its last; empty: none yet */
     const char *match, *group;
     struct monitor *monitor; /* the call is a subscription; NULL: it is not */
     LIST_ENTRY(connection) in_server;
@@ -44,14 +45,25 @@ int connection_new(struct server *server, int fd);
 struct connection *connection_free(struct connection *connection);
 
 /*
- * Answer the open call: with parameters (consumed; NULL: none could be made, which closes the connection),
- * with a descriptor (consumed), with one of several replies, with an error. All but connection_stream_reply()
- * end the call. A oneway call is answered with silence.
+ * Answer the open call: what is emitted (wire/emit.h) between a begin and its end are the parameters of a
+ * reply, or of an error. All ends but connection_end_notice() end the call; fd: consumed. A oneway call is
+ * answered with silence.
  */
-void connection_reply(struct connection *connection, json_t *parameters);
-void connection_reply_fd(struct connection *connection, json_t *parameters, int fd);
-void connection_stream_reply(struct connection *connection, json_t *parameters);
-void connection_error(struct connection *connection, const char *error, json_t *parameters);
+struct emit *connection_begin(struct connection *connection);
+struct emit *connection_begin_error(struct connection *connection, const char *error);
+void connection_end(struct connection *connection);
+void connection_end_fd(struct connection *connection, int fd);
+void connection_end_notice(struct connection *connection);
+
+/* An answer without parameters. */
+void connection_done(struct connection *connection);
+
+/*
+ * The replies of a stream: each goes out when the next one begins, or none is left, since the last one has to
+ * say so. It ends when the next begins.
+ */
+struct emit *connection_begin_next(struct connection *connection);
+void connection_end_stream(struct connection *connection);
 
 /* After an answer that did not come from the connection's own callback: sends it, and goes on reading. */
 void connection_resume(struct connection *connection);

@@ -60,12 +60,13 @@ static int hold(struct connection *connection, const void *parameters)
     r = model_held(model, &connection->peer, p->name, &held, &fault);
     if (r)
         return method_result(connection, r, &fault);
-    connection_reply(connection, json_pack("{s:o}", "eventfd", show_eventfd(&connection->peer, held, false)));
+    show_eventfd(connection_begin(connection), "eventfd", &connection->peer, held, false);
+    connection_end(connection);
     return 0;
 }
 
 struct hold_many_parameters {
-    json_t *names;
+    const struct value *names;
     struct life_parameters life;
 };
 
@@ -80,8 +81,9 @@ static int hold_many(struct connection *connection, const void *parameters)
 {
     const struct hold_many_parameters *p = parameters;
     struct model *model = connection->server->model;
-    const char *names[FRAME_MAX_FDS];
-    size_t n = json_array_size(p->names), bad = n;
+    const char *names[FRAME_MAX_FDS], **last = names;
+    size_t n = value_size(p->names), bad = n;
+    const struct value *name;
     int fds[FRAME_MAX_FDS], r;
     struct life_request life;
     struct fault fault;
@@ -92,8 +94,8 @@ static int hold_many(struct connection *connection, const void *parameters)
         return method_invalid(connection, "names");
     if (method_life(connection, &p->life, false, &life) == 0)
         return 0;
-    for (size_t i = 0; i < n; i++)
-        names[i] = json_string_value(json_array_get(p->names, i));
+    VALUE_FOREACH(name, p->names)
+    *last++ = name->string;
     r = model_may_hold(model, names, n, &fault);
     if (r == FAULT_INVALID)
         return method_invalid(connection, "names");
@@ -118,7 +120,7 @@ static int hold_many(struct connection *connection, const void *parameters)
     }
     r = method_result(connection, model_hold(model, &connection->peer, names, fds, n, &life, &fault), &fault);
     if (r == 0 && connection->call.root)
-        connection_reply(connection, json_object());
+        connection_done(connection);
 
 close:
     for (size_t i = 0; i < n; i++)
@@ -133,6 +135,7 @@ static int claim(struct connection *connection, const void *parameters)
     struct fault fault;
     struct eventfd *eventfd;
     struct held *held;
+    struct emit *emit;
     int r, fd;
 
     r = model_claim(model, &connection->peer, p->name, &held, &eventfd, &fault);
@@ -141,12 +144,13 @@ static int claim(struct connection *connection, const void *parameters)
     fd = fd_dup(eventfd->fd);
     if (fd < 0)
         return fd;
-    connection_reply_fd(connection,
-        json_pack("{s:o, s:i}", "eventfd",
-            eventfd == held->eventfd ? show_eventfd(&connection->peer, held, false)
-                                     : show_eoi(&connection->peer, held, false),
-            "fileDescriptorIndex", 0),
-        fd);
+    emit = connection_begin(connection);
+    if (eventfd == held->eventfd)
+        show_eventfd(emit, "eventfd", &connection->peer, held, false);
+    else
+        show_eoi(emit, "eventfd", &connection->peer, held, false);
+    emit_int(emit, "fileDescriptorIndex", 0);
+    connection_end_fd(connection, fd);
     return 0;
 }
 
@@ -154,7 +158,7 @@ static int done(struct connection *connection, int r, const struct fault *fault)
 {
     if (r)
         return method_result(connection, r, fault);
-    connection_reply(connection, json_object());
+    connection_done(connection);
     return 0;
 }
 
@@ -233,22 +237,24 @@ static int status(struct connection *connection, const void *parameters)
     struct server *server = connection->server;
     struct model_counts counts = model_count(server->model);
     const struct vault_report *report = server->vault ? vault_report(server->vault) : NULL;
-    json_t *json;
+    struct emit *emit = connection_begin(connection);
 
     (void)parameters;
-    json = json_pack("{s:s, s:I, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:s*}", "version", PACKAGE_VERSION,
-        "startedAt", (json_int_t)server->started_at, "durable", report != NULL, "restoredEventfds",
-        (json_int_t)(report ? report->eventfds : 0), "restoredLinks",
-        (json_int_t)(report ? report->links : 0), "eventfds", (json_int_t)counts.eventfds, "links",
-        (json_int_t)counts.links, "agents", (json_int_t)counts.agents, "connections",
-        (json_int_t)server->n_connections, "lastEnd", last_end(report));
-    if (json && report && report->last.starts > 0 &&
-        (json_object_set_new(json, "restoredAgents", json_integer((json_int_t)report->agents)) < 0 ||
-            json_object_set_new(json, "restoreMicroseconds", json_integer(report->took)) < 0)) {
-        json_decref(json);
-        json = NULL;
+    emit_string(emit, "version", PACKAGE_VERSION);
+    emit_int(emit, "startedAt", server->started_at);
+    emit_bool(emit, "durable", report != NULL);
+    emit_int(emit, "restoredEventfds", report ? (int64_t)report->eventfds : 0);
+    emit_int(emit, "restoredLinks", report ? (int64_t)report->links : 0);
+    emit_int(emit, "eventfds", (int64_t)counts.eventfds);
+    emit_int(emit, "links", (int64_t)counts.links);
+    emit_int(emit, "agents", (int64_t)counts.agents);
+    emit_int(emit, "connections", (int64_t)server->n_connections);
+    emit_string(emit, "lastEnd", last_end(report));
+    if (report && report->last.starts > 0) {
+        emit_int(emit, "restoredAgents", (int64_t)report->agents);
+        emit_int(emit, "restoreMicroseconds", report->took);
     }
-    connection_reply(connection, json);
+    connection_end(connection);
     return 0;
 }
 

@@ -12,7 +12,7 @@
 
 struct spec_parameters {
     const char *name, *group;
-    json_t *producers, *consumers, *labels;
+    const struct value *producers, *consumers, *labels;
 };
 
 #define SPEC_FIELDS(type, spec)                                                         \
@@ -24,29 +24,28 @@ struct spec_parameters {
         "labels", FIELD_DICT, offsetof(type, spec labels), 0                            \
     }
 
-static const char **put_strings(const char **to, json_t *array)
+static const char **put_strings(const char **to, const struct value *array)
 {
-    json_t *item;
-    size_t i;
+    const struct value *item;
 
-    json_array_foreach (array, i, item)
-        *to++ = json_string_value(item);
+    VALUE_FOREACH(item, array)
+    *to++ = item->string;
     return to;
 }
 
-/* Points a request to what is in the call's JSON; *ret_strings is the array that it points through. */
+/* Points a request to what is in the call; *ret_strings is the array that it points through. */
 static int make_request(
     const struct spec_parameters *spec, struct link_request *ret_request, const char ***ret_strings)
 {
     struct link_request request = {
         .name = spec->name,
         .group = spec->group,
-        .n_producers = json_array_size(spec->producers),
-        .n_consumers = json_array_size(spec->consumers),
-        .n_labels = json_object_size(spec->labels),
+        .n_producers = value_size(spec->producers),
+        .n_consumers = value_size(spec->consumers),
+        .n_labels = value_size(spec->labels),
     };
-    const char **strings, **to, *key;
-    json_t *value;
+    const struct value *label;
+    const char **strings, **to;
 
     strings = calloc(request.n_producers + request.n_consumers + 2 * request.n_labels + 1, sizeof(*strings));
     if (!strings)
@@ -54,9 +53,10 @@ static int make_request(
     request.producers = to = strings;
     request.consumers = to = put_strings(to, spec->producers);
     request.labels = to = put_strings(to, spec->consumers);
-    json_object_foreach (spec->labels, key, value) {
-        *to++ = key;
-        *to++ = json_string_value(value);
+    VALUE_FOREACH(label, spec->labels)
+    {
+        *to++ = label->key;
+        *to++ = label->string;
     }
     *ret_request = request;
     *ret_strings = strings;
@@ -74,22 +74,23 @@ static bool tells_one(const struct connection *connection)
 static void on_links(void *userdata, int r, const struct fault *fault, struct link *const *links, size_t n)
 {
     struct connection *connection = userdata;
-    json_t *parameters = NULL, *array;
+    struct emit *emit;
 
     if (r) {
         if (method_fault(connection, fault) < 0)
             connection->failed = true;
-    } else if (links && tells_one(connection)) {
-        connection_reply(connection, json_pack("{s:o}", "link", show_link(links[0])));
+    } else if (!links) {
+        connection->failed = true;
+    } else if (tells_one(connection)) {
+        show_link(connection_begin(connection), "link", links[0], NULL);
+        connection_end(connection);
     } else {
-        array = json_array();
-        for (size_t i = 0; links && i < n; i++)
-            if (json_array_append_new(array, show_link(links[i])) < 0)
-                break;
-        if (links && json_array_size(array) == n)
-            parameters = json_pack("{s:O}", "links", array);
-        json_decref(array);
-        connection_reply(connection, parameters);
+        emit = connection_begin(connection);
+        emit_open_array(emit, "links");
+        for (size_t i = 0; i < n; i++)
+            show_link(emit, NULL, links[i], NULL);
+        emit_close_array(emit);
+        connection_end(connection);
     }
     method_job_ended(connection);
 }
@@ -129,7 +130,7 @@ static int connect_one(struct connection *connection, const void *parameters)
 }
 
 struct connect_many_parameters {
-    json_t *links;
+    const struct value *links;
     struct opt_bool wait;
     struct life_parameters life;
 };
@@ -150,9 +151,10 @@ static const struct field spec_fields[] = {
 static int connect_many(struct connection *connection, const void *parameters)
 {
     const struct connect_many_parameters *p = parameters;
-    size_t n = json_array_size(p->links), made = 0;
+    size_t n = value_size(p->links), made = 0;
     struct link_request *requests;
     struct life_request life;
+    const struct value *link;
     const char ***strings, *bad;
     struct fault fault;
     struct job *job;
@@ -164,10 +166,10 @@ static int connect_many(struct connection *connection, const void *parameters)
         return 0;
     requests = calloc(n, sizeof(*requests));
     strings = calloc(n, sizeof(*strings));
-    for (; requests && strings && made < n; made++) {
+    for (link = p->links + 1; requests && strings && made < n; made++, link += link->span) {
         struct spec_parameters spec = { 0 };
 
-        if (fields_decode(json_array_get(p->links, made), spec_fields, FIELDS_STRICT, &spec, &bad) < 0) {
+        if (fields_read(link, spec_fields, &spec, &bad) < 0) {
             r = method_invalid(connection, bad);
             break;
         }

@@ -60,37 +60,19 @@ static bool is_shown(const struct connection *connection, const char *name, cons
 }
 
 /*
- * Answers with one object, under key: it goes out when another follows, or none does. object: consumed; NULL:
- * none could be made, which closes the connection.
- */
-static void put(struct connection *connection, const char *key, json_t *object)
-{
-    json_t *reply = connection->reply;
-
-    connection->reply = json_pack("{s:o}", key, object);
-    if (!connection->reply)
-        connection->failed = true;
-    if (reply)
-        connection_stream_reply(connection, reply);
-}
-
-/*
- * Goes on until there is a reply, or for so many names. look: takes the name behind the cursor, puts what it
+ * Goes on until there is a reply, or for so many names. look: takes the name behind the cursor, shows what it
  * stands for if that is to be shown, and says so; NULL: there is none.
  */
 static void look_on(
     struct connection *connection, const char *(*look)(struct connection *connection, bool *ret_shown))
 {
     bool shown = false;
-    json_t *reply;
 
     for (int i = 0; i < LOOKS_MAX && !shown; i++) {
         const char *name = look(connection, &shown);
 
         if (!name) {
-            reply = connection->reply;
-            connection->reply = NULL;
-            connection_reply(connection, reply ? reply : json_object());
+            connection_end_stream(connection);
             return;
         }
         strcpy(connection->cursor, name);
@@ -100,17 +82,15 @@ static void look_on(
 static const char *look_at_eventfd(struct connection *connection, bool *ret_shown)
 {
     struct held *held = model_next_held(connection->server->model, connection->cursor);
-    json_t *eoi;
 
     if (!held)
         return NULL;
     *ret_shown = is_shown(connection, held->name, &held->owner);
     if (!*ret_shown)
         return held->name;
-    put(connection, "eventfd", show_eventfd(&connection->peer, held, true));
-    eoi = show_eoi(&connection->peer, held, true);
-    if (eoi)
-        put(connection, "eventfd", eoi);
+    show_eventfd(connection_begin_next(connection), "eventfd", &connection->peer, held, true);
+    if (show_has_eoi(&connection->peer, held))
+        show_eoi(connection_begin_next(connection), "eventfd", &connection->peer, held, true);
     return held->name;
 }
 
@@ -139,7 +119,7 @@ static const char *look_at_link(struct connection *connection, bool *ret_shown)
     const struct link *link = next_link(connection, ret_shown);
 
     if (*ret_shown)
-        put(connection, "link", show_link(link));
+        show_link(connection_begin_next(connection), "link", link, NULL);
     return link ? link->name : NULL;
 }
 
@@ -153,7 +133,7 @@ static const char *look_at_details(struct connection *connection, bool *ret_show
     const struct link *link = next_link(connection, ret_shown);
 
     if (*ret_shown)
-        put(connection, "link", show_link_details(&connection->peer, link));
+        show_link(connection_begin_next(connection), "link", link, &connection->peer);
     return link ? link->name : NULL;
 }
 
@@ -174,7 +154,7 @@ static const char *look_at_spec(struct connection *connection, bool *ret_shown)
     const struct link *link = next_link(connection, ret_shown);
 
     if (*ret_shown)
-        put(connection, "link", show_spec(link));
+        show_spec(connection_begin_next(connection), "link", link);
     return link ? link->name : NULL;
 }
 
@@ -196,7 +176,7 @@ static const char *look_at_agent(struct connection *connection, bool *ret_shown)
         return NULL;
     *ret_shown = is_shown(connection, agent->name, &agent->owner);
     if (*ret_shown)
-        put(connection, "agent", show_agent(agent));
+        show_agent(connection_begin_next(connection), "agent", agent);
     return agent->name;
 }
 

@@ -59,44 +59,47 @@ static const struct error {
     [FAULT_PERMISSION] = { SERVICE ".PermissionDenied", { { NULL, 0 } } },
 };
 
-static json_t *tell(const struct fault *fault, enum told told)
+static void tell(struct emit *emit, const char *key, const struct fault *fault, enum told told)
 {
     const char *name;
 
     switch (told) {
     case TOLD_SUBJECT:
-        return json_string(fault->subject);
+        emit_string(emit, key, fault->subject);
+        break;
     case TOLD_OTHER:
+        /* An optional one that is not to be told is left out. */
+        emit_string(emit, key, fault->other[0] ? fault->other : NULL);
+        break;
     case TOLD_OTHER_OR_EMPTY:
-        return json_string(fault->other);
+        emit_string(emit, key, fault->other);
+        break;
     case TOLD_OTHERS:
-        return fault->other[0] ? json_pack("[s]", fault->other) : json_array();
+        emit_open_array(emit, key);
+        emit_string(emit, NULL, fault->other[0] ? fault->other : NULL);
+        emit_close_array(emit);
+        break;
     case TOLD_REASON:
-        return json_string(fault->reason);
+        emit_string(emit, key, fault->reason);
+        break;
     case TOLD_NUMBER:
-        return json_integer(fault->number);
+        emit_int(emit, key, fault->number);
+        break;
     case TOLD_ERRNO_NAME:
         name = strerrorname_np((int)fault->number);
-        return json_string(name ? name : "unknown");
+        emit_string(emit, key, name ? name : "unknown");
+        break;
     }
-    return NULL;
 }
 
 int method_fault(struct connection *connection, const struct fault *fault)
 {
     const struct error *error = &errors[fault->code];
-    json_auto_t *parameters = json_object();
+    struct emit *emit = connection_begin_error(connection, error->name);
 
-    for (size_t i = 0; i < ARRAY_SIZE(error->parameters) && error->parameters[i].key; i++) {
-        enum told told = error->parameters[i].told;
-
-        /* An optional one that is not to be told is left out. */
-        if (told == TOLD_OTHER && !fault->other[0])
-            continue;
-        if (json_object_set_new(parameters, error->parameters[i].key, tell(fault, told)) < 0)
-            return -ENOMEM;
-    }
-    connection_error(connection, error->name, json_incref(parameters));
+    for (size_t i = 0; i < ARRAY_SIZE(error->parameters) && error->parameters[i].key; i++)
+        tell(emit, error->parameters[i].key, fault, error->parameters[i].told);
+    connection_end(connection);
     return 0;
 }
 
@@ -130,20 +133,30 @@ void method_job_done(void *userdata, int r, const struct fault *fault, struct li
     if (method_result(connection, r, fault) < 0)
         connection->failed = true;
     else if (r == 0)
-        connection_reply(connection, json_object());
+        connection_done(connection);
     method_job_ended(connection);
+}
+
+/* Answers with an error that has one parameter. */
+static int refuse(struct connection *connection, const char *error, const char *key, const char *value)
+{
+    emit_string(connection_begin_error(connection, error), key, value);
+    connection_end(connection);
+    return 0;
 }
 
 int method_invalid(struct connection *connection, const char *parameter)
 {
-    connection_error(connection, SERVICE ".InvalidParameter", json_pack("{s:s}", "parameter", parameter));
-    return 0;
+    return refuse(connection, SERVICE ".InvalidParameter", "parameter", parameter);
 }
 
 int method_bad_descriptor(struct connection *connection, int64_t index, const char *reason)
 {
-    connection_error(connection, BROKER ".BadDescriptor",
-        json_pack("{s:I, s:s}", "fileDescriptorIndex", (json_int_t)index, "reason", reason));
+    struct emit *emit = connection_begin_error(connection, BROKER ".BadDescriptor");
+
+    emit_int(emit, "fileDescriptorIndex", index);
+    emit_string(emit, "reason", reason);
+    connection_end(connection);
     return 0;
 }
 
@@ -195,8 +208,8 @@ int method_not_an_eventfd(struct connection *connection, int64_t index)
 {
     if (connection->fds_lost)
         return full_table(connection);
-    connection_error(
-        connection, BROKER ".NotAnEventfd", json_pack("{s:I}", "fileDescriptorIndex", (json_int_t)index));
+    emit_int(connection_begin_error(connection, BROKER ".NotAnEventfd"), "fileDescriptorIndex", index);
+    connection_end(connection);
     return 0;
 }
 
@@ -217,15 +230,18 @@ int method_steal_fd(struct connection *connection, int64_t index, int *ret_fd)
 
 static int get_info(struct connection *connection, const void *parameters)
 {
-    json_auto_t *names = json_array();
+    struct emit *emit = connection_begin(connection);
 
     (void)parameters;
+    emit_string(emit, "vendor", "evlink");
+    emit_string(emit, "product", "evlinkd");
+    emit_string(emit, "version", PACKAGE_VERSION);
+    emit_string(emit, "url", PACKAGE_URL);
+    emit_open_array(emit, "interfaces");
     for (size_t i = 0; i < n_interfaces; i++)
-        if (json_array_append_new(names, json_string(interfaces[i].name)) < 0)
-            return -ENOMEM;
-    connection_reply(
-        connection, json_pack("{s:s, s:s, s:s, s:s, s:O}", "vendor", "evlink", "product", "evlinkd",
-                        "version", PACKAGE_VERSION, "url", PACKAGE_URL, "interfaces", names));
+        emit_string(emit, NULL, interfaces[i].name);
+    emit_close_array(emit);
+    connection_end(connection);
     return 0;
 }
 
@@ -240,8 +256,7 @@ static const struct field description_fields[] = {
 
 static int no_interface(struct connection *connection, const char *interface)
 {
-    connection_error(connection, SERVICE ".InterfaceNotFound", json_pack("{s:s}", "interface", interface));
-    return 0;
+    return refuse(connection, SERVICE ".InterfaceNotFound", "interface", interface);
 }
 
 static int get_description(struct connection *connection, const void *parameters)
@@ -251,7 +266,8 @@ static int get_description(struct connection *connection, const void *parameters
 
     if (!description)
         return no_interface(connection, p->interface);
-    connection_reply(connection, json_pack("{s:s}", "description", description));
+    emit_string(connection_begin(connection), "description", description);
+    connection_end(connection);
     return 0;
 }
 
@@ -297,10 +313,9 @@ static int no_method(struct connection *connection, const char *interface, const
 
     if (!description)
         return no_interface(connection, interface);
-    connection_error(connection,
+    return refuse(connection,
         is_described(description, name) ? SERVICE ".MethodNotImplemented" : SERVICE ".MethodNotFound",
-        json_pack("{s:s}", "method", connection->call.method));
-    return 0;
+        "method", connection->call.method);
 }
 
 static int call(struct connection *connection)
@@ -325,11 +340,12 @@ static int call(struct connection *connection)
     if (!method || connection->call.upgrade)
         return no_method(connection, interface, name);
     memset(&parameters, 0, sizeof(parameters));
-    if (fields_decode(connection->call.parameters, method->fields ? method->fields : nothing, FIELDS_STRICT,
-            &parameters, &bad) < 0)
+    if (fields_read(
+            connection->call.parameters, method->fields ? method->fields : nothing, &parameters, &bad) < 0)
         return method_invalid(connection, bad);
     if (method->stream && !connection->call.more) {
-        connection_error(connection, SERVICE ".ExpectedMore", NULL);
+        (void)connection_begin_error(connection, SERVICE ".ExpectedMore");
+        connection_end(connection);
         return 0;
     }
     return method->handler(connection, &parameters);

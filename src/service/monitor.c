@@ -34,9 +34,21 @@ static bool is_wanted(const struct monitor *monitor, const struct news *news)
            (news->link && fnmatch(monitor->match, news->link, 0) == 0);
 }
 
-static void put(struct monitor *monitor, json_t *notice)
+static struct emit *begin(struct monitor *monitor, const char *type, const char *subject)
 {
-    connection_stream_reply(monitor->connection, json_pack("{s:o*}", "notice", notice));
+    struct emit *emit = connection_begin(monitor->connection);
+
+    emit_open(emit, "notice");
+    emit_string(emit, "type", type);
+    emit_int(emit, "at", clock_epoch());
+    emit_string(emit, "subject", subject);
+    return emit;
+}
+
+static void end(struct monitor *monitor)
+{
+    emit_close(&monitor->connection->emit);
+    connection_end_notice(monitor->connection);
     connection_resume(monitor->connection);
 }
 
@@ -45,15 +57,18 @@ void monitor_news(struct server *server, const struct news *news)
     struct monitor *monitor;
 
     LIST_FOREACH (monitor, &server->monitors, in_server) {
+        struct emit *emit;
+
         if (!is_wanted(monitor, news))
             continue;
         if (monitor->lost > 0 || frame_out_pending(&monitor->connection->out) > QUEUE_MAX) {
             monitor->lost++;
             continue;
         }
-        put(monitor, json_pack("{s:s, s:I, s:s, s:s*, s:s*}", "type", notice_name(news->notice), "at",
-                         (json_int_t)clock_epoch(), "subject", news->subject, "link", news->link, "reason",
-                         news->reason));
+        emit = begin(monitor, notice_name(news->notice), news->subject);
+        emit_string(emit, "link", news->link);
+        emit_string(emit, "reason", news->reason);
+        end(monitor);
     }
 }
 
@@ -61,8 +76,8 @@ void monitor_drained(struct monitor *monitor)
 {
     if (monitor->lost == 0)
         return;
-    put(monitor, json_pack("{s:s, s:I, s:s, s:I}", "type", "lost", "at", (json_int_t)clock_epoch(), "subject",
-                     "monitor", "count", (json_int_t)monitor->lost));
+    emit_int(begin(monitor, "lost", "monitor"), "count", monitor->lost);
+    end(monitor);
     monitor->lost = 0;
 }
 
@@ -76,7 +91,7 @@ void monitor_free(struct monitor *monitor)
 }
 
 struct monitor_parameters {
-    json_t *types;
+    const struct value *types;
     const char *match;
 };
 
@@ -100,8 +115,7 @@ static int subscribe(struct connection *connection, const void *parameters)
     struct model *model = connection->server->model;
     struct monitor *monitor;
     struct fault fault;
-    json_t *type;
-    size_t i;
+    const struct value *type;
     int r;
 
     if (!method_match_is_valid(p->match))
@@ -117,12 +131,13 @@ static int subscribe(struct connection *connection, const void *parameters)
     monitor->connection = connection;
     monitor->match = p->match;
     monitor->all = !p->types;
-    json_array_foreach (p->types, i, type)
-        want(monitor, json_string_value(type));
+    VALUE_FOREACH(type, p->types)
+    want(monitor, type->string);
     LIST_INSERT_HEAD(&connection->server->monitors, monitor, in_server);
     connection->monitor = monitor;
     /* The subscription stands: what happens from now on is told. */
-    connection_stream_reply(connection, json_object());
+    (void)connection_begin(connection);
+    connection_end_notice(connection);
     return 0;
 }
 

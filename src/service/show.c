@@ -5,56 +5,81 @@
 #include <stdio.h>
 #include <string.h>
 
-static json_t *show_peer(const struct peer *peer)
+static void show_peer(struct emit *emit, const char *key, const struct peer *peer)
 {
-    return json_pack("{s:I, s:I, s:I}", "uid", (json_int_t)peer->uid, "gid", (json_int_t)peer->gid, "pid",
-        (json_int_t)peer->pid);
-}
-
-/* Sets key of object to value: consumed. An object that lacks something is none. */
-static json_t *with(json_t *object, const char *key, json_t *value)
-{
-    if (object && json_object_set_new(object, key, value) == 0)
-        return object;
-    json_decref(object);
-    return NULL;
-}
-
-static json_t *links_of(const struct peer *peer, const struct held *held)
-{
-    const struct link *link = model_held_link(peer, held);
-
-    return link ? json_pack("[s]", link->name) : json_array();
+    emit_open(emit, key);
+    emit_int(emit, "uid", peer->uid);
+    emit_int(emit, "gid", peer->gid);
+    emit_int(emit, "pid", peer->pid);
+    emit_close(emit);
 }
 
 /* A counter goes further than a JSON integer. */
-static json_t *show_count(uint64_t count)
+static void show_count(struct emit *emit, const char *key, uint64_t count)
 {
-    return json_integer(count < INT64_MAX ? (json_int_t)count : INT64_MAX);
+    emit_int(emit, key, count < INT64_MAX ? (int64_t)count : INT64_MAX);
 }
 
 /* What only the kernel tells. */
-static json_t *with_counter(json_t *object, int fd)
+static void show_counter(struct emit *emit, int fd)
 {
     struct eventfd_info info;
 
     if (eventfd_info(fd, &info) < 0)
-        return object;
+        return;
     if (info.id >= 0)
-        object = with(object, "eventfdId", json_integer(info.id));
-    object = with(object, "pending", show_count(info.count));
-    return with(object, "semaphore", json_boolean(info.semaphore));
+        emit_int(emit, "eventfdId", info.id);
+    show_count(emit, "pending", info.count);
+    emit_bool(emit, "semaphore", info.semaphore);
 }
 
-json_t *show_eventfd(const struct peer *peer, const struct held *held, bool detail)
+/* link: the one that peer may know of; NULL: none. */
+static void show_common(struct emit *emit, const char *name, const struct peer *owner, enum lifetime lifetime,
+    const struct link *link, int64_t since)
 {
-    json_t *object = json_pack("{s:s, s:o, s:s, s:o, s:I}", "name", held->name, "owner",
-        show_peer(&held->owner), "lifetime", lifetime_name(held->life.lifetime), "links",
-        links_of(peer, held), "since", (json_int_t)held->since);
+    emit_string(emit, "name", name);
+    show_peer(emit, "owner", owner);
+    emit_string(emit, "lifetime", lifetime_name(lifetime));
+    emit_open_array(emit, "links");
+    emit_string(emit, NULL, link ? link->name : NULL);
+    emit_close_array(emit);
+    emit_int(emit, "since", since);
+}
 
+void show_eventfd(
+    struct emit *emit, const char *key, const struct peer *peer, const struct held *held, bool detail)
+{
+    emit_open(emit, key);
+    show_common(
+        emit, held->name, &held->owner, held->life.lifetime, model_held_link(peer, held), held->since);
     if (held->life.lifetime == LIFETIME_LEASE)
-        object = with(object, "leaseSeconds", json_integer(held->life.term->lease));
-    return detail ? with_counter(object, held->eventfd->fd) : object;
+        emit_int(emit, "leaseSeconds", held->life.term->lease);
+    if (detail)
+        show_counter(emit, held->eventfd->fd);
+    emit_close(emit);
+}
+
+bool show_has_eoi(const struct peer *peer, const struct held *held)
+{
+    const struct link *link = model_held_link(peer, held);
+
+    return link && link->resample;
+}
+
+void show_eoi(
+    struct emit *emit, const char *key, const struct peer *peer, const struct held *held, bool detail)
+{
+    const struct link *link = model_held_link(peer, held);
+    char name[NAME_SIZE + 4];
+
+    (void)snprintf(name, sizeof(name), "%s/eoi", held->name);
+    emit_open(emit, key);
+    /* Who may claim it need not know of the link. */
+    show_common(emit, name, &held->owner, link ? link->life.lifetime : held->life.lifetime, link,
+        link ? link->since : held->since);
+    if (detail && link)
+        show_counter(emit, link->resample->fd);
+    emit_close(emit);
 }
 
 /* Whoever shares a relayed link's consumer can fill its counter, which is then its own loss. */
@@ -67,152 +92,125 @@ static bool is_saturated(const struct end *end)
 }
 
 /* The eventfds of an end, and the agent that serves it where peer may know that one. */
-static json_t *with_details(json_t *object, const struct end *end, const struct peer *peer)
+static void show_details(struct emit *emit, const struct end *end, const struct peer *peer)
 {
     const struct eventfd *resample = end->link->resample;
     const struct agent *agent = end->agent;
     struct eventfd_info info;
 
     if (end->eventfd)
-        object = with_counter(object, end->eventfd->fd);
+        show_counter(emit, end->eventfd->fd);
     if (resample && eventfd_info(resample->fd, &info) == 0) {
         if (info.id >= 0)
-            object = with(object, "resampleEventfdId", json_integer(info.id));
-        object = with(object, "resamplePending", show_count(info.count));
+            emit_int(emit, "resampleEventfdId", info.id);
+        show_count(emit, "resamplePending", info.count);
     }
     if (agent && !agent->lost && model_may(agent->model, peer, RIGHT_LIST, agent->name, &agent->owner))
-        object = with(object, "agent", json_string(agent->name));
-    return object;
+        emit_string(emit, "agent", agent->name);
 }
 
-/* peer: whose eyes the details are for; NULL: they are left out. */
-static json_t *show_end(const struct end *end, const struct peer *peer)
+static void show_end(struct emit *emit, const struct end *end, const struct peer *eyes)
 {
     char endpoint[ENDPOINT_SIZE], reason[512];
-    json_t *object = json_pack("{s:s, s:s}", "endpoint", endpoint_format(&end->endpoint, endpoint), "state",
-        end_state_name(end->state));
 
-    if (peer)
-        object = with_details(object, end, peer);
+    emit_open(emit, NULL);
+    emit_string(emit, "endpoint", endpoint_format(&end->endpoint, endpoint));
+    emit_string(emit, "state", end_state_name(end->state));
+    if (eyes)
+        show_details(emit, end, eyes);
     if (model_end_reason(end, reason, sizeof(reason)))
-        return with(object, "reason", json_string(reason));
-    if (is_saturated(end))
-        return with(object, "reason", json_string("its counter is full: signals to it are lost"));
-    return object;
+        emit_string(emit, "reason", reason);
+    else if (is_saturated(end))
+        emit_string(emit, "reason", "its counter is full: signals to it are lost");
+    emit_close(emit);
 }
 
-static json_t *show_ends(const struct link *link, bool producers, const struct peer *peer)
+static void show_ends(
+    struct emit *emit, const char *key, const struct link *link, bool producers, const struct peer *eyes)
 {
-    json_t *ends = json_array();
-
-    for (size_t i = 0; ends && i < link->n_ends; i++)
-        if (link->ends[i]->producer == producers && !link->ends[i]->retiring &&
-            json_array_append_new(ends, show_end(link->ends[i], peer)) < 0) {
-            json_decref(ends);
-            ends = NULL;
-        }
-    return ends;
+    emit_open_array(emit, key);
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->producer == producers && !link->ends[i]->retiring)
+            show_end(emit, link->ends[i], eyes);
+    emit_close_array(emit);
 }
 
-static json_t *show_labels(const struct link *link)
+static void show_labels(struct emit *emit, const struct link *link)
 {
-    json_t *labels = json_object();
-
+    if (!link->labels)
+        return;
+    emit_open(emit, "labels");
     for (char **label = link->labels; label[0]; label += 2)
-        labels = with(labels, label[0], json_string(label[1]));
-    return labels;
+        emit_string(emit, label[0], label[1]);
+    emit_close(emit);
 }
 
-static json_t *make_link(const struct link *link, const struct peer *peer)
+void show_link(struct emit *emit, const char *key, const struct link *link, const struct peer *eyes)
 {
-    json_t *object = json_pack("{s:s, s:s*, s:s, s:o, s:o, s:b, s:o, s:s, s:I, s:s*}", "name", link->name,
-        "group", link->group, "state", link_state_name(link), "producers", show_ends(link, true, peer),
-        "consumers", show_ends(link, false, peer), "relayed", link->relayed, "owner", show_peer(&link->owner),
-        "lifetime", lifetime_name(link->life.lifetime), "since", (json_int_t)link->since, "reason",
-        link->reason);
     char reason[512];
 
-    if (!link->reason && model_link_reason(link, reason, sizeof(reason)))
-        object = with(object, "reason", json_string(reason));
-
+    emit_open(emit, key);
+    emit_string(emit, "name", link->name);
+    emit_string(emit, "group", link->group);
+    emit_string(emit, "state", link_state_name(link));
+    show_ends(emit, "producers", link, true, eyes);
+    show_ends(emit, "consumers", link, false, eyes);
+    emit_bool(emit, "relayed", link->relayed);
+    show_peer(emit, "owner", &link->owner);
+    emit_string(emit, "lifetime", lifetime_name(link->life.lifetime));
+    emit_int(emit, "since", link->since);
+    if (link->reason)
+        emit_string(emit, "reason", link->reason);
+    else if (model_link_reason(link, reason, sizeof(reason)))
+        emit_string(emit, "reason", reason);
     if (link->relayed)
-        object = with(object, "forwarded", show_count(link->forwarded));
-    return link->labels ? with(object, "labels", show_labels(link)) : object;
+        show_count(emit, "forwarded", link->forwarded);
+    show_labels(emit, link);
+    emit_close(emit);
 }
 
-json_t *show_link(const struct link *link)
-{
-    return make_link(link, NULL);
-}
-
-json_t *show_link_details(const struct peer *peer, const struct link *link)
-{
-    return make_link(link, peer);
-}
-
-static json_t *show_endpoints(const struct link *link, bool producers)
+static void show_endpoints(struct emit *emit, const char *key, const struct link *link, bool producers)
 {
     char endpoint[ENDPOINT_SIZE];
-    json_t *array = json_array();
 
-    for (size_t i = 0; array && i < link->n_ends; i++)
-        if (link->ends[i]->producer == producers && !link->ends[i]->retiring &&
-            json_array_append_new(array, json_string(endpoint_format(&link->ends[i]->endpoint, endpoint))) <
-                0) {
-            json_decref(array);
-            array = NULL;
-        }
-    return array;
+    emit_open_array(emit, key);
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (link->ends[i]->producer == producers && !link->ends[i]->retiring)
+            emit_string(emit, NULL, endpoint_format(&link->ends[i]->endpoint, endpoint));
+    emit_close_array(emit);
 }
 
-json_t *show_spec(const struct link *link)
+void show_spec(struct emit *emit, const char *key, const struct link *link)
 {
-    json_t *object = json_pack("{s:s, s:o, s:o, s:s*}", "name", link->name, "producers",
-        show_endpoints(link, true), "consumers", show_endpoints(link, false), "group", link->group);
-
-    return link->labels ? with(object, "labels", show_labels(link)) : object;
+    emit_open(emit, key);
+    emit_string(emit, "name", link->name);
+    show_endpoints(emit, "producers", link, true);
+    show_endpoints(emit, "consumers", link, false);
+    emit_string(emit, "group", link->group);
+    show_labels(emit, link);
+    emit_close(emit);
 }
 
-static json_t *show_offers(const struct agent *agent)
+void show_agent(struct emit *emit, const char *key, const struct agent *agent)
 {
-    json_t *array = json_array();
     char endpoint[ENDPOINT_SIZE];
     const struct offer *offer = NULL;
 
-    while (array && (offer = model_next_offer(agent, offer)))
-        if (json_array_append_new(array, json_string(endpoint_format(&offer->endpoint, endpoint))) < 0) {
-            json_decref(array);
-            array = NULL;
-        }
-    return array;
-}
-
-json_t *show_eoi(const struct peer *peer, const struct held *held, bool detail)
-{
-    const struct link *link = model_held_link(peer, held);
-    char name[NAME_SIZE + 4];
-    json_t *object;
-
-    if (!link || !link->resample)
-        return NULL;
-    (void)snprintf(name, sizeof(name), "%s/eoi", held->name);
-    object =
-        json_pack("{s:s, s:o, s:s, s:[s], s:I}", "name", name, "owner", show_peer(&held->owner), "lifetime",
-            lifetime_name(link->life.lifetime), "links", link->name, "since", (json_int_t)link->since);
-    return detail ? with_counter(object, link->resample->fd) : object;
-}
-
-json_t *show_agent(const struct agent *agent)
-{
-    json_t *subsystems = json_array();
-
-    for (size_t i = 0; subsystems && i < agent->n_subsystems; i++)
-        if (json_array_append_new(
-                subsystems, json_pack("{s:s, s:s}", "kind", subsystem_name(agent->subsystems[i].subsystem),
-                                "name", agent->subsystems[i].name)) < 0) {
-            json_decref(subsystems);
-            subsystems = NULL;
-        }
-    return json_pack("{s:s, s:o, s:o, s:o, s:I}", "name", agent->name, "owner", show_peer(&agent->owner),
-        "subsystems", subsystems, "offered", show_offers(agent), "since", (json_int_t)agent->since);
+    emit_open(emit, key);
+    emit_string(emit, "name", agent->name);
+    show_peer(emit, "owner", &agent->owner);
+    emit_open_array(emit, "subsystems");
+    for (size_t i = 0; i < agent->n_subsystems; i++) {
+        emit_open(emit, NULL);
+        emit_string(emit, "kind", subsystem_name(agent->subsystems[i].subsystem));
+        emit_string(emit, "name", agent->subsystems[i].name);
+        emit_close(emit);
+    }
+    emit_close_array(emit);
+    emit_open_array(emit, "offered");
+    while ((offer = model_next_offer(agent, offer)))
+        emit_string(emit, NULL, endpoint_format(&offer->endpoint, endpoint));
+    emit_close_array(emit);
+    emit_int(emit, "since", agent->since);
+    emit_close(emit);
 }

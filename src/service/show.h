@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What there is, as the contract's types in JSON. Each returns a new reference; NULL where memory is out. */
+/* What there is, as the contract's types in JSON: each emits one object, under key. */
 #ifndef SERVICE_SHOW_H
 #define SERVICE_SHOW_H
 
 #include "model/model.h"
+#include "wire/emit.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 
 /* For peer's eyes. detail: also what has to be asked of the kernel. */
-json_t *show_eventfd(const struct peer *peer, const struct held *held, bool detail);
-json_t *show_link(const struct link *link);
-/* With the details of its ends that only ListLinks has, where it is asked for them: for peer's eyes. */
-json_t *show_link_details(const struct peer *peer, const struct link *link);
-json_t *show_spec(const struct link *link);
-/* NAME/eoi of a held eventfd's level link; NULL also where there is none. */
-json_t *show_eoi(const struct peer *peer, const struct held *held, bool detail);
-json_t *show_agent(const struct agent *agent);
+void show_eventfd(
+    struct emit *emit, const char *key, const struct peer *peer, const struct held *held, bool detail);
+/* eyes: also the details of its ends that only ListLinks has, where it is asked for them; NULL: without. */
+void show_link(struct emit *emit, const char *key, const struct link *link, const struct peer *eyes);
+void show_spec(struct emit *emit, const char *key, const struct link *link);
+/* NAME/eoi of a held eventfd's level link, where there is one. */
+bool show_has_eoi(const struct peer *peer, const struct held *held);
+void show_eoi(
+    struct emit *emit, const char *key, const struct peer *peer, const struct held *held, bool detail);
+void show_agent(struct emit *emit, const char *key, const struct agent *agent);
 
 #endif

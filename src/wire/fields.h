@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Takes a JSON object apart into a C struct by a table, so that no handler looks at JSON types: absent and
- * null members leave what the struct had, everything else has the type that the table says, or the first bad
- * member is named.
+ * Takes a JSON object, jansson's or an array of values, apart into a C struct by a table, so that no handler
+ * looks at JSON types: absent and null members leave what the struct had, everything else has the type that
+ * the table says, or the first bad member is named.
  */
 #ifndef WIRE_FIELDS_H
 #define WIRE_FIELDS_H
+
+#include "wire/value.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -29,10 +31,11 @@ enum field_type {
     FIELD_INT,      /* struct opt_int */
     FIELD_BOOL,     /* bool */
     FIELD_OPT_BOOL, /* struct opt_bool */
-    FIELD_OBJECT,   /* json_t *, borrowed from the object, as all that follow */
-    FIELD_STRINGS,  /* json_t *, an array of strings */
-    FIELD_OBJECTS,  /* json_t *, an array of objects */
-    FIELD_DICT,     /* json_t *, an object of strings */
+    /* What these are is borrowed from the object: json_t *, or const struct value *. */
+    FIELD_OBJECT,
+    FIELD_STRINGS, /* an array of strings */
+    FIELD_OBJECTS, /* an array of objects */
+    FIELD_DICT,    /* an object of strings */
 };
 
 enum field_flags {
@@ -62,5 +65,8 @@ enum fields_mode {
  */
 int fields_decode(
     json_t *object, const struct field *fields, enum fields_mode mode, void *out, const char **ret_bad);
+
+/* The same of an object in an array of values, which is strict. */
+int fields_read(const struct value *object, const struct field *fields, void *out, const char **ret_bad);
 
 #endif

@@ -125,16 +125,20 @@ static void compact(struct frame_out *out)
     out->start = out->first_mark = 0;
 }
 
-int frame_out_add(struct frame_out *out, const void *bytes, size_t length)
+char *frame_out_room(struct frame_out *out, size_t length)
 {
-    int r;
-
     if (out->start > 0 && out->end + length > out->size)
         compact(out);
-    r = grow(&out->buffer, &out->size, out->end + length);
-    if (r < 0)
-        return r;
-    memcpy(out->buffer + out->end, bytes, length);
+    return grow(&out->buffer, &out->size, out->end + length) < 0 ? NULL : out->buffer + out->end;
+}
+
+int frame_out_add(struct frame_out *out, const void *bytes, size_t length)
+{
+    char *room = frame_out_room(out, length);
+
+    if (!room)
+        return -ENOMEM;
+    memcpy(room, bytes, length);
     out->end += length;
     return 0;
 }

@@ -76,6 +76,10 @@ struct frame_out {
  * -ENOMEM. */
 int frame_out_add(struct frame_out *out, const void *bytes, size_t length);
 
+/* Room for length bytes behind those that are there; who writes some of them moves out->end. NULL: no memory.
+ */
+char *frame_out_room(struct frame_out *out, size_t length);
+
 /* The bytes since `begin` (an earlier frame_out_mark()) are a frame, with these descriptors: consumed.
  * -ENOMEM. */
 int frame_out_finish(struct frame_out *out, size_t begin, struct fdset *fds);

@@ -56,6 +56,39 @@ void varlink_call_clear(struct varlink_call *call)
     *call = (struct varlink_call){ 0 };
 }
 
+int varlink_request_read(const char *text, size_t length, struct varlink_request *ret_request)
+{
+    static const struct field fields[] = {
+        { "method", FIELD_STRING, offsetof(struct varlink_request, method), FIELD_REQUIRED },
+        { "parameters", FIELD_OBJECT, offsetof(struct varlink_request, parameters), 0 },
+        { "oneway", FIELD_BOOL, offsetof(struct varlink_request, oneway), 0 },
+        { "more", FIELD_BOOL, offsetof(struct varlink_request, more), 0 },
+        { "upgrade", FIELD_BOOL, offsetof(struct varlink_request, upgrade), 0 },
+        FIELDS_END,
+    };
+    struct varlink_request request = { .method = NULL };
+    const char *bad;
+    int r;
+
+    r = values_read(text, length, &request.values);
+    if (r < 0)
+        return r;
+    request.root = request.values.values;
+    if (fields_read(request.root, fields, &request, &bad) < 0 ||
+        request.oneway + request.more + request.upgrade > 1) {
+        values_clear(&request.values);
+        return -EBADMSG;
+    }
+    *ret_request = request;
+    return 0;
+}
+
+void varlink_request_clear(struct varlink_request *request)
+{
+    values_clear(&request->values);
+    *request = (struct varlink_request){ .root = NULL };
+}
+
 int varlink_reply_parse(const char *text, size_t length, struct varlink_reply *ret_reply)
 {
     static const struct field fields[] = {
@@ -134,4 +167,32 @@ int varlink_reply_write(struct frame_out *out, json_t *parameters, bool continue
 int varlink_error_write(struct frame_out *out, const char *error, json_t *parameters)
 {
     return write_object(out, json_pack("{s:s, s:O*}", "error", error, "parameters", parameters), NULL);
+}
+
+void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *error)
+{
+    *emit = (struct emit){ .out = out, .begin = frame_out_mark(out) };
+    emit_open(emit, NULL);
+    emit_string(emit, "error", error);
+    emit_open(emit, "parameters");
+}
+
+int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds)
+{
+    int r = 0;
+
+    emit_close(emit);
+    if (continues)
+        emit_bool(emit, "continues", true);
+    emit_close(emit);
+    if (emit->failed)
+        r = -ENOMEM;
+    else if (frame_out_mark(emit->out) - emit->begin > FRAME_REPLY_MAX)
+        r = -EMSGSIZE;
+    if (r == 0)
+        return frame_out_finish(emit->out, emit->begin, fds);
+    frame_out_cancel(emit->out, emit->begin);
+    if (fds)
+        fdset_clear(fds);
+    return r;
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Varlink's calls and replies as JSON objects: strict towards clients, exact towards them. What a method's
+ * Varlink's calls and replies as JSON: strict towards clients, exact towards them. What a method's
  * parameters mean is not for here (see fields.h for taking them apart).
  */
 #ifndef WIRE_VARLINK_H
 #define WIRE_VARLINK_H
 
+#include "wire/emit.h"
 #include "wire/frame.h"
+#include "wire/value.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -21,6 +23,18 @@ struct varlink_call {
 /* Takes a frame's text apart: -EBADMSG where it is no well-formed call, -ENOMEM. */
 int varlink_call_parse(const char *text, size_t length, struct varlink_call *ret_call);
 void varlink_call_clear(struct varlink_call *call);
+
+/* The same, for who serves many: see value.h. */
+struct varlink_request {
+    struct values values;     /* owned; the rest points into them */
+    const struct value *root; /* the whole; NULL: there is none */
+    const char *method;
+    const struct value *parameters;
+    bool oneway, more, upgrade;
+};
+
+int varlink_request_read(const char *text, size_t length, struct varlink_request *ret_request);
+void varlink_request_clear(struct varlink_request *request);
 
 struct varlink_reply {
     json_t *root;       /* owned; the rest points into it */
@@ -45,5 +59,12 @@ int varlink_call_write(
     struct frame_out *out, const char *method, json_t *parameters, unsigned flags, struct fdset *fds);
 int varlink_reply_write(struct frame_out *out, json_t *parameters, bool continues, struct fdset *fds);
 int varlink_error_write(struct frame_out *out, const char *error, json_t *parameters);
+
+/*
+ * Write a reply, or (error not NULL) an error, straight: what is emitted between begin and end are its
+ * parameters. Where the end fails, nothing is queued, as above.
+ */
+void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *error);
+int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds);
 
 #endif
