@@ -86,6 +86,14 @@ static size_t count_now(const struct broker *broker)
     return n;
 }
 
+void broker_assert_fds(const struct broker *broker, size_t n)
+{
+    /* What a killed process had is closed when the machine finds time for it. */
+    for (int i = 0; i < 500 && broker_count_fds(broker) != n; i++)
+        ;
+    assert_int_equal(broker_count_fds(broker), n);
+}
+
 size_t broker_count_fds(const struct broker *broker)
 {
     size_t last = count_now(broker), now;

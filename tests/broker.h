@@ -21,6 +21,9 @@ void broker_start(struct broker *broker, const char *const *arguments);
 /* How many descriptors it has, once that has stayed the same for a moment. */
 size_t broker_count_fds(const struct broker *broker);
 
+/* Asserts that it has n, or soon has. */
+void broker_assert_fds(const struct broker *broker, size_t n);
+
 /* Stops it with SIGTERM, and asserts that it ended cleanly. */
 void broker_stop(struct broker *broker);
 

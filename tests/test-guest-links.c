@@ -99,7 +99,7 @@ static int teardown(void **state)
     struct fixture *fixture = *state;
 
     assert_nothing(fixture);
-    assert_int_equal(broker_count_fds(&fixture->broker), fixture->fds);
+    broker_assert_fds(&fixture->broker, fixture->fds);
     evlink_client_free(fixture->client);
     broker_stop(&fixture->broker);
     free(fixture);
