@@ -102,26 +102,25 @@ static void let_go(struct model *model, struct life *life, enum notice why)
 
 void retry_later(struct model *model, struct end *end)
 {
-    if (LIST_EMPTY(&model->retried)) {
+    if (model->n_retried == 0) {
         model->retry_after = RETRY_FIRST;
         model->retry_at = clock_monotonic() + RETRY_FIRST;
     }
-    if (!end->retried)
-        LIST_INSERT_HEAD(&model->retried, end, in_retried);
-    end->retried = true;
+    end_set_stuck(model, end, end->contends, true);
 }
 
 static void retry(struct model *model, int64_t now)
 {
     struct end *end, *next;
 
-    LIST_FOREACH_SAFE (end, &model->retried, in_retried, next) {
+    LIST_FOREACH_SAFE (end, &model->stuck, in_stuck, next) {
+        if (!end->retried)
+            continue;
         if (end->refused && end->error == EBUSY && !end->why) {
             end->refused = false;
             link_touch(model, end->link);
         } else if (!end->flying && !end->queued) {
-            LIST_REMOVE(end, in_retried);
-            end->retried = false;
+            end_set_stuck(model, end, end->contends, false);
         }
     }
     model->retry_after = model->retry_after < RETRY_LAST ? 2 * model->retry_after : RETRY_LAST;
@@ -133,7 +132,7 @@ int64_t model_deadline(const struct model *model)
     struct term *first = RB_MIN(term_tree, (struct term_tree *)&model->deadlines);
     int64_t deadline = first ? first->deadline : -1;
 
-    if (!LIST_EMPTY(&model->retried) && (deadline < 0 || model->retry_at < deadline))
+    if (model->n_retried > 0 && (deadline < 0 || model->retry_at < deadline))
         deadline = model->retry_at;
     return deadline;
 }
@@ -144,7 +143,7 @@ void model_expire(struct model *model, int64_t now)
 
     while ((term = RB_MIN(term_tree, &model->deadlines)) && term->deadline <= now)
         let_go(model, term->life, NOTICE_EXPIRED);
-    if (!LIST_EMPTY(&model->retried) && model->retry_at <= now)
+    if (model->n_retried > 0 && model->retry_at <= now)
         retry(model, clock_monotonic());
     model_settle(model);
 }

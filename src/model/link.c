@@ -67,8 +67,9 @@ void eventfd_leave(struct model *model, struct link *link, struct eventfd *event
     if (eventfd->identity->id >= 0)
         RB_REMOVE(identity_tree, &model->linked, eventfd->identity);
     eventfd->identity->link = NULL;
-    LIST_FOREACH (end, &model->contenders, in_contenders)
-        link_touch(model, end->link);
+    LIST_FOREACH (end, &model->stuck, in_stuck)
+        if (end->contends)
+            link_touch(model, end->link);
 }
 
 /* A new one of the broker's own. -EMFILE, -ENFILE, -ENOMEM, or what keeping it says. */
@@ -125,6 +126,19 @@ void end_set_eventfd(struct end *end, struct eventfd *eventfd)
 
     end->eventfd = eventfd ? eventfd_ref(eventfd) : NULL;
     eventfd_unref(old);
+}
+
+/* Whether it is in the list of those that wait for something that nobody tells of, and for what. */
+void end_set_stuck(struct model *model, struct end *end, bool contends, bool retried)
+{
+    if ((end->contends || end->retried) && !(contends || retried))
+        LIST_REMOVE(end, in_stuck);
+    else if (!(end->contends || end->retried) && (contends || retried))
+        LIST_INSERT_HEAD(&model->stuck, end, in_stuck);
+    model->n_retried += retried;
+    model->n_retried -= end->retried;
+    end->contends = contends;
+    end->retried = retried;
 }
 
 /* Where memory is out, the reason is not told. */
@@ -185,10 +199,7 @@ bool link_has(const struct link *link, const struct eventfd *eventfd)
 
 void end_free(struct model *model, struct end *end)
 {
-    if (end->contends)
-        LIST_REMOVE(end, in_contenders);
-    if (end->retried)
-        LIST_REMOVE(end, in_retried);
+    end_set_stuck(model, end, false, false);
     agent_queue(end, OP_NONE);
     end_set_agent(end, NULL);
     leave_site(model, end);

@@ -157,9 +157,9 @@ struct end {
     bool inherited : 1;  /* dirty for what a lost agent had plugged, in a process that may live on */
     bool refused : 1;    /* the owner's kernel said no: tried again when something changes */
     bool retiring : 1;   /* leaves for good */
-    bool retried : 1;    /* it is in the model's list of those that are tried again after a while */
+    bool retried : 1;    /* tried again after a while: in the model's list of stuck ends */
     bool renewed : 1;    /* its eventfd was replaced for EBUSY, and no plug of it has worked since */
-    bool contends : 1;   /* it is in the model's list of those whose eventfd is in another link */
+    bool contends : 1;   /* its eventfd was in another link: in the same list */
     bool joined : 1;     /* was there, in a link that others know of: its leaving is to be told */
     bool announced : 1;  /* `leaving` was told, `left` was not */
     int error;           /* errno of what was refused */
@@ -171,8 +171,7 @@ struct end {
     RB_ENTRY(end) by_endpoint;
     TAILQ_ENTRY(end) in_agent; /* its queue, or what flies */
     LIST_ENTRY(end) of_agent;
-    LIST_ENTRY(end) in_contenders;
-    LIST_ENTRY(end) in_retried;
+    LIST_ENTRY(end) in_stuck;
     struct endpoint endpoint; /* only as much of it as is in use */
 };
 

@@ -42,10 +42,12 @@ struct model {
     struct term_tree deadlines;
     struct user_tree users; /* who have anything */
     struct limits limits;
-    LIST_HEAD(, end) contenders; /* ends whose eventfd is in another link */
-    /* Ends that KVM said EBUSY to: the VM that has the eventfd may be dying, and nothing tells when it is
-     * dead. */
-    LIST_HEAD(, end) retried;
+    /*
+     * Ends whose eventfd is in another link, and ends that KVM said EBUSY to: the VM that has the eventfd may
+     * be dying, and nothing tells when it is dead.
+     */
+    LIST_HEAD(, end) stuck;
+    size_t n_retried;
     int64_t retry_at, retry_after;
     TAILQ_HEAD(, link) touched; /* to be stepped by model_settle() */
     LIST_HEAD(, agent) going;   /* agents that are leaving or lost */
@@ -111,6 +113,7 @@ const char *eventfd_unfit(const struct eventfd *eventfd, const struct end *end);
 int eventfd_make(struct model *model, struct eventfd **ret_eventfd);
 int link_make_eventfd(struct model *model, struct link *link, struct end *end);
 void end_set_eventfd(struct end *end, struct eventfd *eventfd);
+void end_set_stuck(struct model *model, struct end *end, bool contends, bool retried);
 void end_set_reason(struct end *end, const char *reason);
 struct end *end_new(struct link *link, const struct endpoint *endpoint, bool producer, uid_t uid);
 void end_free(struct model *model, struct end *end);

@@ -214,9 +214,7 @@ static bool take_eventfd(struct model *model, struct end *end)
         refuse(end, EINVAL, eventfd_unfit(eventfd, end));
     else if (eventfd_user(model, eventfd)) {
         refuse(end, EBUSY, "the eventfd is in another link");
-        if (!end->contends)
-            LIST_INSERT_HEAD(&model->contenders, end, in_contenders);
-        end->contends = true;
+        end_set_stuck(model, end, true, end->retried);
     } else {
         eventfd_join(model, eventfd, link);
         end_set_eventfd(end, eventfd);

@@ -47,6 +47,9 @@ _Static_assert(offsetof(struct header, slots) == 512, "the header's layout is fi
 
 #define FILE_SIZE (HEADER_SIZE + 2 * HALF_SIZE)
 
+/* The buffer of what is staged is kept up to this. */
+#define STAGED_KEEP ((size_t)64 * 1024)
+
 /* Memory is taken in such pieces. */
 #define PIECE ((uint64_t)128 * 1024)
 
@@ -503,6 +506,8 @@ int ledger_commit(struct ledger *ledger)
     }
     ledger->staged.length = 0;
     ledger->n_staged = 0;
+    if (ledger->staged.size > STAGED_KEEP)
+        packer_clear(&ledger->staged);
     free_slots(ledger);
     return staged > 0 ? move_on(ledger, staged) : 0;
 }

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,6 +33,9 @@
 
 /* How long accepting rests where no descriptor is to be had. */
 #define ACCEPT_PAUSE 100000
+
+/* From so many bytes on memory is mapped for itself, and goes back when it is freed. */
+#define MMAP_THRESHOLD (64 * 1024)
 
 static void on_agent_ready(void *userdata, struct agent *agent)
 {
@@ -452,6 +456,9 @@ int server_new(const struct server_options *options, struct server **ret_server)
     server->options = *options;
     server->started_at = clock_epoch();
     raise_limit();
+    /* What a large call takes is given back when it is done: left to itself the C library learns to keep it.
+     */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
     (void)signal(SIGPIPE, SIG_IGN);
     r = config_load(config_folders, options->config, &server->config);
     if (r >= 0)
