@@ -249,28 +249,42 @@ int endpoint_parse(const char *text, struct endpoint *ret_endpoint, const char *
     return 0;
 }
 
+/* Pieces of a text, for which there is room: endpoints are printed often. Each returns the end. */
+static char *put(char *to, const char *text)
+{
+    return stpcpy(to, text);
+}
+
+static char *put_number(char *to, uint64_t number, unsigned base)
+{
+    char digits[24], *from = digits + sizeof(digits);
+
+    *--from = '\0';
+    do
+        *--from = "0123456789abcdef"[number % base];
+    while ((number /= base) > 0);
+    return put(base == 16 ? put(to, "0x") : to, from);
+}
+
 char *endpoint_format(const struct endpoint *endpoint, char buffer[static ENDPOINT_SIZE])
 {
     const struct kind *kind = &kinds[endpoint->kind];
-    char *to = buffer, *end = buffer + ENDPOINT_SIZE;
+    char *to = put(put(put(buffer, subsystems[kind->subsystem]), "/"), endpoint_name(endpoint));
 
-    to += snprintf(to, (size_t)(end - to), "%s/%s", subsystems[kind->subsystem], endpoint_name(endpoint));
     if (kind->device)
-        to += snprintf(to, (size_t)(end - to), "/dev/%s", endpoint_device(endpoint));
+        to = put(put(to, "/dev/"), endpoint_device(endpoint));
     if (kind->vring)
-        to += snprintf(to, (size_t)(end - to), "/vring/%" PRIu64, endpoint->number);
+        to = put_number(put(to, "/vring/"), endpoint->number, 10);
     if (kind->word)
-        to += snprintf(to, (size_t)(end - to), "/%s", kind->word);
-    if (kind->form == FORM_ADDRESS)
-        to += snprintf(to, (size_t)(end - to), "/0x%" PRIx64, endpoint->number);
-    else if (kind->form != FORM_PLAIN)
-        to += snprintf(to, (size_t)(end - to), "/%" PRIu64, endpoint->number);
+        to = put(put(to, "/"), kind->word);
+    if (kind->form != FORM_PLAIN)
+        to = put_number(put(to, "/"), endpoint->number, kind->form == FORM_ADDRESS ? 16 : 10);
     if (endpoint->level)
-        to += snprintf(to, (size_t)(end - to), "/level");
+        to = put(to, "/level");
     if (endpoint->length > 0)
-        to += snprintf(to, (size_t)(end - to), "/%u", endpoint->length);
+        to = put_number(put(to, "/"), endpoint->length, 10);
     if (endpoint->datamatch)
-        (void)snprintf(to, (size_t)(end - to), "=0x%" PRIx64, endpoint->value);
+        (void)put_number(put(to, "="), endpoint->value, 16);
     return buffer;
 }
 
