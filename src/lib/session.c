@@ -52,29 +52,30 @@ static int arm(struct evl_session *session, uint32_t events)
 struct request {
     struct evl_session *session;
     struct evl_plugs *plugs;
-    struct varlink_call call;
+    struct varlink_request call;
     struct frame frame;
+    struct emit reply;
 };
 
-/* parameters: consumed; NULL is out of memory. */
-static int answer(struct request *request, json_t *parameters)
+/* The reply, or an error: what is emitted in between are its parameters. One to a oneway call is dropped. */
+static struct emit *begin(struct request *request, const char *error)
 {
-    json_auto_t *owned = parameters;
+    varlink_reply_begin(&request->reply, &request->session->out, error);
+    return &request->reply;
+}
 
-    if (!owned)
-        return -ENOMEM;
-    if (request->call.oneway)
-        return 0;
-    return varlink_reply_write(&request->session->out, owned, false, NULL);
+static int end(struct request *request)
+{
+    if (!request->call.oneway)
+        return varlink_reply_end(&request->reply, false, NULL);
+    frame_out_cancel(request->reply.out, request->reply.begin);
+    return 0;
 }
 
 static int refuse(struct request *request, const char *error, const char *key, const char *value)
 {
-    json_auto_t *parameters = key ? json_pack("{s:s}", key, value) : NULL;
-
-    if (request->call.oneway)
-        return 0;
-    return varlink_error_write(&request->session->out, error, parameters);
+    emit_string(begin(request, error), key, value);
+    return end(request);
 }
 
 static int refuse_parameter(struct request *request, const char *name)
@@ -127,13 +128,17 @@ static struct evl_item make_item(const struct frame *frame, const struct item_in
     return item;
 }
 
-static json_t *make_result(const char *endpoint, int r)
+static void put_result(struct emit *emit, const char *endpoint, int r)
 {
-    const char *name = r < 0 ? strerrorname_np(-r) : NULL;
+    emit_open(emit, NULL);
+    emit_string(emit, "endpoint", endpoint);
+    if (r < 0) {
+        const char *name = strerrorname_np(-r);
 
-    if (r == 0)
-        return json_pack("{s:s}", "endpoint", endpoint);
-    return json_pack("{s:s, s:i, s:s}", "endpoint", endpoint, "errno", -r, "errnoName", name ? name : "?");
+        emit_int(emit, "errno", -r);
+        emit_string(emit, "errnoName", name ? name : "?");
+    }
+    emit_close(emit);
 }
 
 static int on_items(struct request *request, items_function function)
@@ -144,31 +149,34 @@ static int on_items(struct request *request, items_function function)
     };
     CLEANUP(freep) struct evl_item *items = NULL;
     CLEANUP(freep) int *errors = NULL;
-    json_auto_t *results = json_array();
-    json_t *array = NULL, *json;
+    const struct value *array = NULL, *value;
+    struct emit *emit;
     const char *bad;
-    size_t i, n;
+    size_t i = 0, n;
 
-    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &array, &bad) < 0)
+    if (fields_read(request->call.parameters, fields, FIELDS_STRICT, &array, &bad) < 0)
         return refuse_parameter(request, bad);
-    n = json_array_size(array);
+    n = value_size(array);
     items = calloc(n + 1, sizeof(*items));
     errors = calloc(n + 1, sizeof(*errors));
     if (!items || !errors)
         return -ENOMEM;
     /* All are looked at before any is plugged: a call that is refused has done nothing. */
-    json_array_foreach (array, i, json) {
+    VALUE_FOREACH(value, array)
+    {
         struct item_in in = { .endpoint = NULL };
 
-        if (fields_decode(json, item_fields, FIELDS_LENIENT, &in, &bad) < 0)
+        if (fields_read(value, item_fields, FIELDS_LENIENT, &in, &bad) < 0)
             return refuse_parameter(request, bad);
-        items[i] = make_item(&request->frame, &in);
+        items[i++] = make_item(&request->frame, &in);
     }
     function(request->plugs, items, n, errors);
+    emit = begin(request, NULL);
+    emit_open_array(emit, "results");
     for (i = 0; i < n; i++)
-        if (json_array_append_new(results, make_result(items[i].endpoint, errors[i])) < 0)
-            return -ENOMEM;
-    return answer(request, json_pack("{s:O}", "results", results));
+        put_result(emit, items[i].endpoint, errors[i]);
+    emit_close_array(emit);
+    return end(request);
 }
 
 static int on_plug(struct request *request)
@@ -189,22 +197,25 @@ static int on_inventory(struct request *request)
         { "token", FIELD_INT, 0, 0 },
         FIELDS_END,
     };
-    json_auto_t *plugged = json_array();
-    json_t *parameters;
     struct opt_int token = { 0 };
     const char *bad, *endpoint;
+    struct emit *emit;
     int64_t id;
 
-    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &token, &bad) < 0)
+    if (fields_read(request->call.parameters, fields, FIELDS_STRICT, &token, &bad) < 0)
         return refuse_parameter(request, bad);
-    for (size_t i = 0; evl_plugs_at(request->plugs, i, &endpoint, &id); i++)
-        if (json_array_append_new(
-                plugged, json_pack("{s:s, s:I}", "endpoint", endpoint, "eventfdId", (json_int_t)id)) < 0)
-            return -ENOMEM;
-    parameters = json_pack("{s:O}", "plugged", plugged);
+    emit = begin(request, NULL);
+    emit_open_array(emit, "plugged");
+    for (size_t i = 0; evl_plugs_at(request->plugs, i, &endpoint, &id); i++) {
+        emit_open(emit, NULL);
+        emit_string(emit, "endpoint", endpoint);
+        emit_int(emit, "eventfdId", id);
+        emit_close(emit);
+    }
+    emit_close_array(emit);
     if (token.set)
-        (void)json_object_set_new(parameters, "token", json_integer(token.value));
-    return answer(request, parameters);
+        emit_int(emit, "token", token.value);
+    return end(request);
 }
 
 /* ---- Notify ---- */
@@ -225,10 +236,11 @@ static int on_notify(struct request *request)
     struct notify_in in = { .type = NULL };
     const char *bad;
 
-    if (fields_decode(request->call.parameters, fields, FIELDS_STRICT, &in, &bad) < 0)
+    if (fields_read(request->call.parameters, fields, FIELDS_STRICT, &in, &bad) < 0)
         return refuse_parameter(request, bad);
     evl_plugs_notify(request->plugs, in.type, in.endpoint, in.link, in.reason);
-    return answer(request, json_object());
+    (void)begin(request, NULL);
+    return end(request);
 }
 
 /* ---- All of them ---- */
@@ -257,10 +269,10 @@ static int handle_frame(struct evl_session *session, struct evl_plugs *plugs, st
     struct request request = { .session = session, .plugs = plugs, .frame = *frame };
     int r;
 
-    r = varlink_call_parse(frame->text, frame->length, &request.call);
+    r = varlink_request_read(frame->text, frame->length, &request.call);
     if (r == 0) {
         r = dispatch(&request);
-        varlink_call_clear(&request.call);
+        varlink_request_clear(&request.call);
     }
     fdset_clear(&request.frame.fds);
     /* The broker's call, or what it makes of the answer, is longer than any broker sends. */

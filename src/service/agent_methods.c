@@ -52,7 +52,7 @@ static int read_subsystems(
     {
         struct subsystem_parameters p;
 
-        if (fields_read(item, fields, &p, &bad) < 0)
+        if (fields_read(item, fields, FIELDS_STRICT, &p, &bad) < 0)
             return method_invalid(connection, bad);
         subsystems->subsystem = subsystem_from_name(p.kind);
         if (subsystems->subsystem == SUBSYSTEM_NONE || !name_is_valid(p.name))

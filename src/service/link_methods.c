@@ -169,7 +169,7 @@ static int connect_many(struct connection *connection, const void *parameters)
     for (link = p->links + 1; requests && strings && made < n; made++, link += link->span) {
         struct spec_parameters spec = { 0 };
 
-        if (fields_read(link, spec_fields, &spec, &bad) < 0) {
+        if (fields_read(link, spec_fields, FIELDS_STRICT, &spec, &bad) < 0) {
             r = method_invalid(connection, bad);
             break;
         }

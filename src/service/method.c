@@ -340,8 +340,8 @@ static int call(struct connection *connection)
     if (!method || connection->call.upgrade)
         return no_method(connection, interface, name);
     memset(&parameters, 0, sizeof(parameters));
-    if (fields_read(
-            connection->call.parameters, method->fields ? method->fields : nothing, &parameters, &bad) < 0)
+    if (fields_read(connection->call.parameters, method->fields ? method->fields : nothing, FIELDS_STRICT,
+            &parameters, &bad) < 0)
         return method_invalid(connection, bad);
     if (method->stream && !connection->call.more) {
         (void)connection_begin_error(connection, SERVICE ".ExpectedMore");

@@ -72,48 +72,43 @@ static void lose(struct session *session, const char *reason)
     model_agent_lost(session->agent, reason);
 }
 
-/* Adds an item to the array, and its descriptors (borrowed) to the numbers. */
-static int put_item(json_t *array, const struct batch_item *item, int *numbers, size_t *n)
+/* Puts an item into the array, and its descriptors (borrowed) to the numbers. */
+static void put_item(struct emit *emit, const struct batch_item *item, int *numbers, size_t *n)
 {
     char endpoint[ENDPOINT_SIZE];
-    json_t *json = json_pack("{s:s, s:I}", "endpoint", endpoint_format(item->endpoint, endpoint),
-        "fileDescriptorIndex", (json_int_t)*n);
 
+    emit_open(emit, NULL);
+    emit_string(emit, "endpoint", endpoint_format(item->endpoint, endpoint));
+    emit_int(emit, "fileDescriptorIndex", (int64_t)*n);
     numbers[(*n)++] = item->fd;
-    if (json && item->eventfd_id >= 0 &&
-        json_object_set_new(json, "eventfdId", json_integer(item->eventfd_id)) < 0)
-        goto fail;
-    if (json && item->resample >= 0) {
-        if (json_object_set_new(json, "resampleFileDescriptorIndex", json_integer((json_int_t)*n)) < 0)
-            goto fail;
+    if (item->eventfd_id >= 0)
+        emit_int(emit, "eventfdId", item->eventfd_id);
+    if (item->resample >= 0) {
+        emit_int(emit, "resampleFileDescriptorIndex", (int64_t)*n);
         numbers[(*n)++] = item->resample;
     }
-    return json_array_append_new(array, json) < 0 ? -ENOMEM : 0;
-
-fail:
-    json_decref(json);
-    return -ENOMEM;
+    emit_close(emit);
 }
 
 static int put_items(struct session *session, const struct batch_item *items, size_t n)
 {
-    json_auto_t *array = json_array(), *parameters = json_pack("{s:O}", "items", array);
     int numbers[FRAME_MAX_FDS + 1], r;
     struct fdset fds = FDSET_EMPTY;
     size_t n_numbers = 0;
+    struct emit emit;
 
-    for (size_t i = 0; i < n; i++) {
-        r = put_item(array, &items[i], numbers, &n_numbers);
-        if (r < 0)
-            return r;
-    }
-    if (!parameters)
-        return -ENOMEM;
+    varlink_call_begin(
+        &emit, &session->out, session->op == OP_PLUG ? "io.evlink.Agent.Plug" : "io.evlink.Agent.Unplug");
+    emit_open_array(&emit, "items");
+    for (size_t i = 0; i < n; i++)
+        put_item(&emit, &items[i], numbers, &n_numbers);
+    emit_close_array(&emit);
     r = fdset_dup(&fds, numbers, n_numbers);
-    if (r < 0)
+    if (r < 0) {
+        frame_out_cancel(&session->out, emit.begin);
         return r;
-    return varlink_call_write(&session->out,
-        session->op == OP_PLUG ? "io.evlink.Agent.Plug" : "io.evlink.Agent.Unplug", parameters, 0, &fds);
+    }
+    return varlink_call_end(&emit, 0, &fds);
 }
 
 static int send_out(struct session *session)
@@ -149,11 +144,12 @@ static void refuse_items(struct session *session, int error)
 
 static int put_inventory(struct session *session)
 {
-    json_auto_t *parameters = json_pack("{s:I}", "token", (json_int_t)++session->token);
+    struct emit emit;
 
     session->asks_inventory = true;
-    return parameters ? varlink_call_write(&session->out, "io.evlink.Agent.Inventory", parameters, 0, NULL)
-                      : -ENOMEM;
+    varlink_call_begin(&emit, &session->out, "io.evlink.Agent.Inventory");
+    emit_int(&emit, "token", ++session->token);
+    return varlink_call_end(&emit, 0, NULL);
 }
 
 static int start_timeout(struct session *session)
@@ -208,15 +204,17 @@ static void next_call(struct session *session)
 void session_tell(struct session *session, const struct end *end, const struct news *news)
 {
     char endpoint[ENDPOINT_SIZE];
-    json_auto_t *parameters = NULL;
+    struct emit emit;
 
     /* One that does not read hears no more news. */
     if (session->fd < 0 || frame_out_pending(&session->out) > TELL_BYTES)
         return;
-    parameters = json_pack("{s:s, s:s, s:s, s:s*}", "type", notice_name(news->notice), "endpoint",
-        endpoint_format(&end->endpoint, endpoint), "link", news->link, "reason", news->reason);
-    if (parameters &&
-        varlink_call_write(&session->out, "io.evlink.Agent.Notify", parameters, VARLINK_ONEWAY, NULL) >= 0)
+    varlink_call_begin(&emit, &session->out, "io.evlink.Agent.Notify");
+    emit_string(&emit, "type", notice_name(news->notice));
+    emit_string(&emit, "endpoint", endpoint_format(&end->endpoint, endpoint));
+    emit_string(&emit, "link", news->link);
+    emit_string(&emit, "reason", news->reason);
+    if (varlink_call_end(&emit, VARLINK_ONEWAY, NULL) >= 0)
         session_kick(session);
 }
 
@@ -238,35 +236,41 @@ static int read_results(struct session *session, struct frame *frame, int *error
         { "errnoName", FIELD_STRING, offsetof(struct result, name), 0 },
         FIELDS_END,
     };
-    struct varlink_reply reply;
-    json_t *results = NULL;
+    const struct value *results = NULL, *value;
+    struct varlink_answer answer;
     const char *bad;
+    size_t i = 0;
     int r;
 
     if (session->n_items == 0)
         return -EPROTO;
-    r = varlink_reply_parse(frame->text, frame->length, &reply);
+    r = varlink_answer_read(frame->text, frame->length, &answer);
     if (r < 0)
         return r;
-    if (reply.error || reply.continues ||
-        fields_decode(reply.parameters, results_fields, FIELDS_LENIENT, &results, &bad) < 0 ||
-        json_array_size(results) != session->n_items)
+    if (answer.error || answer.continues ||
+        fields_read(answer.parameters, results_fields, FIELDS_LENIENT, &results, &bad) < 0 ||
+        value_size(results) != session->n_items) {
         r = -EPROTO;
-    for (size_t i = 0; r >= 0 && i < session->n_items; i++) {
+        results = NULL;
+    }
+    VALUE_FOREACH(value, results)
+    {
         struct result result = { 0 };
 
-        if (fields_decode(json_array_get(results, i), result_fields, FIELDS_LENIENT, &result, &bad) < 0 ||
+        if (fields_read(value, result_fields, FIELDS_LENIENT, &result, &bad) < 0 ||
             (result.number.set && (result.number.value < 0 || result.number.value > 4095)) ||
-            !model_agent_asked(session->agent, i, result.endpoint))
+            !model_agent_asked(session->agent, i, result.endpoint)) {
             r = -EPROTO;
-        errors[i] = (int)result.number.value;
+            break;
+        }
+        errors[i++] = (int)result.number.value;
     }
-    varlink_reply_clear(&reply);
+    varlink_answer_clear(&answer);
     return r;
 }
 
 struct inventory {
-    json_t *plugged;
+    const struct value *plugged;
     struct opt_int token;
 };
 
@@ -278,7 +282,7 @@ struct plugged_in {
 /* Takes Inventory's answer apart: *ret_plugged is the caller's to free. What is no endpoint is no end of
  * ours. */
 static int read_inventory(
-    struct session *session, json_t *parameters, struct plugged **ret_plugged, size_t *ret_n)
+    struct session *session, const struct value *parameters, struct plugged **ret_plugged, size_t *ret_n)
 {
     static const struct field inventory_fields[] = {
         { "plugged", FIELD_OBJECTS, offsetof(struct inventory, plugged), FIELD_REQUIRED },
@@ -292,20 +296,21 @@ static int read_inventory(
     };
     CLEANUP(freep) struct plugged *plugged = NULL;
     struct inventory inventory = { 0 };
+    const struct value *value;
     const char *bad;
     size_t n = 0;
 
-    if (fields_decode(parameters, inventory_fields, FIELDS_LENIENT, &inventory, &bad) < 0 ||
+    if (fields_read(parameters, inventory_fields, FIELDS_LENIENT, &inventory, &bad) < 0 ||
         !inventory.token.set || inventory.token.value != session->token)
         return -EPROTO;
-    plugged = calloc(json_array_size(inventory.plugged) + 1, sizeof(*plugged));
+    plugged = calloc(value_size(inventory.plugged) + 1, sizeof(*plugged));
     if (!plugged)
         return -ENOMEM;
-    for (size_t i = 0; i < json_array_size(inventory.plugged); i++) {
+    VALUE_FOREACH(value, inventory.plugged)
+    {
         struct plugged_in in = { 0 };
 
-        if (fields_decode(json_array_get(inventory.plugged, i), plugged_fields, FIELDS_LENIENT, &in, &bad) <
-            0)
+        if (fields_read(value, plugged_fields, FIELDS_LENIENT, &in, &bad) < 0)
             return -EPROTO;
         if (endpoint_parse(in.endpoint, &plugged[n].endpoint, &bad) < 0)
             continue;
@@ -319,15 +324,15 @@ static int read_inventory(
 static int take_inventory(struct session *session, struct frame *frame)
 {
     CLEANUP(freep) struct plugged *plugged = NULL;
-    struct varlink_reply reply;
+    struct varlink_answer answer;
     size_t n = 0;
     int r;
 
-    r = varlink_reply_parse(frame->text, frame->length, &reply);
+    r = varlink_answer_read(frame->text, frame->length, &answer);
     if (r < 0)
         return r;
-    r = reply.error || reply.continues ? -EPROTO : read_inventory(session, reply.parameters, &plugged, &n);
-    varlink_reply_clear(&reply);
+    r = answer.error || answer.continues ? -EPROTO : read_inventory(session, answer.parameters, &plugged, &n);
+    varlink_answer_clear(&answer);
     if (r < 0)
         return r;
     (void)event_del(session->timeout);

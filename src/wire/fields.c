@@ -161,7 +161,8 @@ static bool read_field(const struct value *value, const struct field *field, voi
     return fits;
 }
 
-int fields_read(const struct value *object, const struct field *fields, void *out, const char **ret_bad)
+int fields_read(const struct value *object, const struct field *fields, enum fields_mode mode, void *out,
+    const char **ret_bad)
 {
     const struct value *value;
     size_t known = 0;
@@ -176,7 +177,7 @@ int fields_read(const struct value *object, const struct field *fields, void *ou
             return -EINVAL;
         }
     }
-    if (value_size(object) == known)
+    if (mode == FIELDS_LENIENT || value_size(object) == known)
         return 0;
     VALUE_FOREACH(value, object)
     {

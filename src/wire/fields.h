@@ -66,7 +66,8 @@ enum fields_mode {
 int fields_decode(
     json_t *object, const struct field *fields, enum fields_mode mode, void *out, const char **ret_bad);
 
-/* The same of an object in an array of values, which is strict. */
-int fields_read(const struct value *object, const struct field *fields, void *out, const char **ret_bad);
+/* The same of an object in an array of values. */
+int fields_read(const struct value *object, const struct field *fields, enum fields_mode mode, void *out,
+    const char **ret_bad);
 
 #endif

@@ -74,7 +74,7 @@ int varlink_request_read(const char *text, size_t length, struct varlink_request
     if (r < 0)
         return r;
     request.root = request.values.values;
-    if (fields_read(request.root, fields, &request, &bad) < 0 ||
+    if (fields_read(request.root, fields, FIELDS_STRICT, &request, &bad) < 0 ||
         request.oneway + request.more + request.upgrade > 1) {
         values_clear(&request.values);
         return -EBADMSG;
@@ -87,6 +87,36 @@ void varlink_request_clear(struct varlink_request *request)
 {
     values_clear(&request->values);
     *request = (struct varlink_request){ .root = NULL };
+}
+
+int varlink_answer_read(const char *text, size_t length, struct varlink_answer *ret_answer)
+{
+    static const struct field fields[] = {
+        { "parameters", FIELD_OBJECT, offsetof(struct varlink_answer, parameters), 0 },
+        { "continues", FIELD_BOOL, offsetof(struct varlink_answer, continues), 0 },
+        { "error", FIELD_STRING, offsetof(struct varlink_answer, error), 0 },
+        FIELDS_END,
+    };
+    struct varlink_answer answer = { .error = NULL };
+    const char *bad;
+    int r;
+
+    r = values_read(text, length, &answer.values);
+    if (r < 0)
+        return r;
+    if (fields_read(answer.values.values, fields, FIELDS_STRICT, &answer, &bad) < 0 ||
+        (answer.error && answer.continues)) {
+        values_clear(&answer.values);
+        return -EBADMSG;
+    }
+    *ret_answer = answer;
+    return 0;
+}
+
+void varlink_answer_clear(struct varlink_answer *answer)
+{
+    values_clear(&answer->values);
+    *answer = (struct varlink_answer){ .error = NULL };
 }
 
 int varlink_reply_parse(const char *text, size_t length, struct varlink_reply *ret_reply)
@@ -177,13 +207,19 @@ void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *e
     emit_open(emit, "parameters");
 }
 
-int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds)
+void varlink_call_begin(struct emit *emit, struct frame_out *out, const char *method)
+{
+    *emit = (struct emit){ .out = out, .begin = frame_out_mark(out) };
+    emit_open(emit, NULL);
+    emit_string(emit, "method", method);
+    emit_open(emit, "parameters");
+}
+
+/* Closes the whole and makes a frame of it. */
+static int end(struct emit *emit, struct fdset *fds)
 {
     int r = 0;
 
-    emit_close(emit);
-    if (continues)
-        emit_bool(emit, "continues", true);
     emit_close(emit);
     if (emit->failed)
         r = -ENOMEM;
@@ -195,4 +231,20 @@ int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds)
     if (fds)
         fdset_clear(fds);
     return r;
+}
+
+int varlink_call_end(struct emit *emit, unsigned flags, struct fdset *fds)
+{
+    emit_close(emit);
+    if (flags & (VARLINK_ONEWAY | VARLINK_MORE))
+        emit_bool(emit, flags & VARLINK_MORE ? "more" : "oneway", true);
+    return end(emit, fds);
+}
+
+int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds)
+{
+    emit_close(emit);
+    if (continues)
+        emit_bool(emit, "continues", true);
+    return end(emit, fds);
 }

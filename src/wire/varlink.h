@@ -36,6 +36,17 @@ struct varlink_request {
 int varlink_request_read(const char *text, size_t length, struct varlink_request *ret_request);
 void varlink_request_clear(struct varlink_request *request);
 
+/* The same of a reply. */
+struct varlink_answer {
+    struct values values;           /* owned; the rest points into them */
+    const char *error;              /* fully qualified; NULL for none */
+    const struct value *parameters; /* NULL for none */
+    bool continues;
+};
+
+int varlink_answer_read(const char *text, size_t length, struct varlink_answer *ret_answer);
+void varlink_answer_clear(struct varlink_answer *answer);
+
 struct varlink_reply {
     json_t *root;       /* owned; the rest points into it */
     const char *error;  /* fully qualified; NULL for none */
@@ -61,9 +72,11 @@ int varlink_reply_write(struct frame_out *out, json_t *parameters, bool continue
 int varlink_error_write(struct frame_out *out, const char *error, json_t *parameters);
 
 /*
- * Write a reply, or (error not NULL) an error, straight: what is emitted between begin and end are its
- * parameters. Where the end fails, nothing is queued, as above.
+ * Write a call, a reply, or (error not NULL) an error, straight: what is emitted between begin and end are
+ * its parameters. Where the end fails, nothing is queued, as above.
  */
+void varlink_call_begin(struct emit *emit, struct frame_out *out, const char *method);
+int varlink_call_end(struct emit *emit, unsigned flags, struct fdset *fds);
 void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *error);
 int varlink_reply_end(struct emit *emit, bool continues, struct fdset *fds);
 
