@@ -99,7 +99,10 @@ static void direct(struct guests *guests, struct broker *broker, struct row *row
 
 /* ---- One plug ---- */
 
-#define PLUG_ITEM "\"parameters\":{\"items\":[{\"endpoint\":\"kvm/b/gsi/40\",\"fileDescriptorIndex\":0}]}}"
+/* As the broker calls: it says the eventfd-id, so that no agent has to look for it. */
+#define PLUG_ITEM                                                                          \
+    "\"parameters\":{\"items\":[{\"endpoint\":\"kvm/b/gsi/40\",\"fileDescriptorIndex\":0," \
+    "\"eventfdId\":1}]}}"
 
 static struct texts one_text(const char *text, size_t length)
 {
