@@ -49,13 +49,14 @@ static void pack_field(struct packer *packer, unsigned char tag, const void *byt
 
 void pack_number(struct packer *packer, unsigned char tag, uint64_t number)
 {
-    unsigned char bytes[8];
-    size_t n = 0;
+    unsigned char field[2 + 8] = { tag };
+    unsigned char n = 0;
 
     for (; number > 0; number >>= 8)
-        bytes[n++] = (unsigned char)number;
+        field[2 + n++] = (unsigned char)number;
+    field[1] = n;
     if (n > 0)
-        pack_field(packer, tag, bytes, n);
+        (void)pack_bytes(packer, field, 2 + (size_t)n);
 }
 
 void pack_text(struct packer *packer, unsigned char tag, const char *text)
