@@ -179,15 +179,18 @@ void table_print(void)
 static void draw_row(FILE *file, struct row *row, unsigned y)
 {
     double ratio = ratio_of(row), shown = ratio < BAR_MOST ? ratio : BAR_MOST;
-    bool limited = row->goal == RATIO_AT_LEAST || row->goal == RATIO_AT_MOST;
+    bool limited = (row->goal == RATIO_AT_LEAST || row->goal == RATIO_AT_MOST) && row->limit < BAR_MOST;
+    /* Behind the mark where that stands in the figure's way. */
+    bool behind = limited && row->limit > shown - 0.05 && row->limit < shown + 0.4;
 
     fprintf(file, "<text x=\"%d\" y=\"%u\" text-anchor=\"end\">%s</text>\n", BAR_LEFT - 8, y + 13, row->name);
     fprintf(file, "<rect x=\"%d\" y=\"%u\" width=\"%.1f\" height=\"16\" fill=\"%s\"/>\n", BAR_LEFT, y,
         shown * BAR_UNIT, is_reached(row) ? "#4a7fb5" : "#c8553d");
-    if (limited && row->limit < BAR_MOST)
+    if (limited)
         fprintf(file, "<rect x=\"%.1f\" y=\"%u\" width=\"2\" height=\"22\" fill=\"#222\"/>\n",
             BAR_LEFT + row->limit * BAR_UNIT - 1, y - 3);
-    fprintf(file, "<text x=\"%.1f\" y=\"%u\">%.2f%s</text>\n", BAR_LEFT + shown * BAR_UNIT + 6, y + 13, ratio,
+    fprintf(file, "<text x=\"%.1f\" y=\"%u\">%.2f%s</text>\n",
+        BAR_LEFT + (behind ? row->limit : shown) * BAR_UNIT + 6, y + 13, ratio,
         shown < ratio ? " (cut)" : "");
 }
 
