@@ -134,8 +134,12 @@ char *frame_out_room(struct frame_out *out, size_t length)
 
 int frame_out_add(struct frame_out *out, const void *bytes, size_t length)
 {
-    char *room = frame_out_room(out, length);
+    char *room;
 
+    /* There may be no buffer yet, which is no want of memory. */
+    if (length == 0)
+        return 0;
+    room = frame_out_room(out, length);
     if (!room)
         return -ENOMEM;
     memcpy(room, bytes, length);
