@@ -686,6 +686,8 @@ static void unprepare(struct model *model, struct job *job)
         link_free(model, link);
     }
     free(job);
+    /* Links that its ends were in the way of have been touched. */
+    model_settle(model);
 }
 
 static void begin_link(struct model *model, struct link *link, const struct life_request *life)
