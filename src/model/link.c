@@ -228,14 +228,15 @@ void end_remove(struct model *model, struct end *end)
 
 void link_free(struct model *model, struct link *link)
 {
-    if (link->touched)
-        TAILQ_REMOVE(&model->touched, link, in_touched);
     while (link->n_ends > 0)
         end_remove(model, link->ends[link->n_ends - 1]);
     eventfd_leave(model, link, link->eventfd);
     eventfd_unref(link->eventfd);
     eventfd_leave(model, link, link->resample);
     eventfd_unref(link->resample);
+    /* Last: leaving an eventfd touches those who contended for it, of whom it may have been one. */
+    if (link->touched)
+        TAILQ_REMOVE(&model->touched, link, in_touched);
     saved_end(model, &link->saved);
     model_refund(model, link->owner.uid, QUOTA_LINKS, link->charged);
     model->n_recovering -= link->recovering;
