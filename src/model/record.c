@@ -668,6 +668,16 @@ static int read_ends(struct restore *restore, struct link *link, const unsigned 
     return r < 0 ? r : link->n_ends > 0 || !link->named ? 0 : -EBADMSG;
 }
 
+/* Level ends are plugged with two eventfds. */
+static bool lacks_resample(const struct link *link)
+{
+    bool level = false;
+
+    for (size_t i = 0; i < link->n_ends; i++)
+        level |= endpoint_is_level(&link->ends[i]->endpoint);
+    return level && !link->resample;
+}
+
 static int restore_link(
     struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length, bool gone)
 {
@@ -716,6 +726,8 @@ static int restore_link(
         r = join(link, link->resample);
     if (r == 0)
         r = read_ends(restore, link, bytes, length);
+    if (r == 0 && lacks_resample(link))
+        r = -EBADMSG;
     if (r == 0)
         r = link_charge(model, link, NULL);
     if (r < 0) {
