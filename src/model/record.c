@@ -638,6 +638,8 @@ static int read_strings(struct link *link, const unsigned char *bytes, size_t le
         if (field.tag == TAG_GROUP) {
             free(link->group);
             link->group = text;
+            if (!name_is_valid(text))
+                return -EBADMSG;
         } else {
             char **labels = reallocarray(link->labels, n + 3, sizeof(char *));
 
