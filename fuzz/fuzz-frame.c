@@ -12,6 +12,8 @@
  */
 #include "base/fd.h"
 #include "fuzz.h"
+#include "wire/emit.h"
+#include "wire/fields.h"
 #include "wire/frame.h"
 #include "wire/socket.h"
 #include "wire/value.h"
@@ -146,6 +148,47 @@ static void check_same(const struct value *value, json_t *json)
     MUST(!json_is_integer(json) || value->integer == json_integer_value(json));
 }
 
+struct all_fields {
+    const char *string;
+    struct opt_int integer;
+    bool boolean;
+    struct opt_bool maybe;
+    void *object, *strings, *objects, *dict;
+};
+
+/* A table of all types there are finds the same in both, or complains about the same. */
+static void check_fields(const struct value *value, json_t *json)
+{
+    static const struct field fields[] = {
+        { "s", FIELD_STRING, offsetof(struct all_fields, string), FIELD_REQUIRED },
+        { "i", FIELD_INT, offsetof(struct all_fields, integer), 0 },
+        { "b", FIELD_BOOL, offsetof(struct all_fields, boolean), 0 },
+        { "m", FIELD_OPT_BOOL, offsetof(struct all_fields, maybe), 0 },
+        { "o", FIELD_OBJECT, offsetof(struct all_fields, object), 0 },
+        { "S", FIELD_STRINGS, offsetof(struct all_fields, strings), 0 },
+        { "O", FIELD_OBJECTS, offsetof(struct all_fields, objects), 0 },
+        { "d", FIELD_DICT, offsetof(struct all_fields, dict), 0 },
+        FIELDS_END,
+    };
+    struct all_fields a = { 0 }, b = { 0 };
+    const char *bad_a = NULL, *bad_b = NULL;
+    int r = fields_read(value, fields, FIELDS_STRICT, &a, &bad_a);
+
+    MUST(r == 0 || (r == -EINVAL && bad_a));
+    MUST(fields_decode(json, fields, FIELDS_STRICT, &b, &bad_b) == r);
+    if (r < 0) {
+        MUST(json_object_get(json, bad_b) || strcmp(bad_b, "s") == 0);
+        return;
+    }
+    MUST(strcmp(a.string, b.string) == 0 && a.boolean == b.boolean);
+    MUST(a.integer.set == b.integer.set && a.integer.value == b.integer.value);
+    MUST(a.maybe.set == b.maybe.set && a.maybe.value == b.maybe.value);
+    MUST(
+        !a.object == !b.object && !a.strings == !b.strings && !a.objects == !b.objects && !a.dict == !b.dict);
+    MUST(fields_decode(json, fields, FIELDS_LENIENT, &b, &bad_b) == 0);
+    MUST(fields_read(value, fields, FIELDS_LENIENT, &a, &bad_a) == 0);
+}
+
 static void check_values(const char *text, size_t length)
 {
     json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
@@ -161,6 +204,7 @@ static void check_values(const char *text, size_t length)
     if (r == 0) {
         MUST(values.values[0].span == values.n);
         check_same(values.values, json);
+        check_fields(values.values, json);
         values_clear(&values);
     }
     json_decref(json);
@@ -445,7 +489,8 @@ static void fuzz_big(struct input *input)
     size_t length = input_byte(input) * (size_t)32768;
     struct frame_out out = { 0 };
     struct fdset fds = FDSET_EMPTY;
-    const int number = numbered(0);
+    const int number = numbered(0), straight = numbered(0);
+    struct emit emit;
     char *text = malloc(length + 1);
     json_t *parameters;
     int r;
@@ -454,11 +499,19 @@ static void fuzz_big(struct input *input)
     memset(text, 'x', length);
     text[length] = '\0';
     parameters = json_pack("{s:s}", "text", text);
-    free(text);
     r = varlink_reply_write(&out, parameters, true, &fds);
     MUST(r == (length < FRAME_REPLY_MAX ? 0 : -EMSGSIZE) && fds.n == 0);
     MUST((r == 0) == (frame_out_pending(&out) > 0));
     json_decref(parameters);
+    frame_out_clear(&out);
+    /* The same, written straight. */
+    MUST(fdset_adopt(&fds, &straight, 1) == 0);
+    varlink_reply_begin(&emit, &out, NULL);
+    emit_string(&emit, "text", text);
+    free(text);
+    r = varlink_reply_end(&emit, true, &fds);
+    MUST(r == (length < FRAME_REPLY_MAX ? 0 : -EMSGSIZE) && fds.n == 0);
+    MUST((r == 0) == (frame_out_pending(&out) > 0));
     frame_out_clear(&out);
 }
 
