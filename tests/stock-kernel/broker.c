@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* evlinkd as another user, and what is asked of it. */
+#include "rig.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+pid_t start_evlinkd(void)
+{
+    const char *program = getenv("EVLINKD");
+    pid_t pid;
+
+    need(program && mkdir(FOLDER, 0755) == 0 && chown(FOLDER, NOBODY, NOBODY) == 0, FOLDER);
+    pid = fork();
+    need(pid >= 0, "fork");
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0)
+            (void)execl(program, program, "--socket", SOCKET, (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+struct evlink_client *open_client(void)
+{
+    struct evlink_client *client = NULL;
+    int r = -ENOENT;
+
+    for (int i = 0; i < 200 && r != 0; i++) {
+        r = evlink_client_open(SOCKET, &client);
+        if (r != 0)
+            (void)usleep(20000);
+    }
+    errno = -r;
+    need(r == 0, "evlinkd listens");
+    return client;
+}
+
+int link_up(struct evlink_client *client, const char *name, const char *producer, const char *consumer)
+{
+    const char *const producers[] = { producer, NULL }, *const consumers[] = { consumer, NULL };
+    const struct evlink_link_spec spec = { .name = name, .producers = producers, .consumers = consumers };
+    int r = evlink_connect(client, &spec, NULL);
+
+    if (r != 0)
+        printf("# %s: %s\n", name, evlink_client_message(client));
+    return r;
+}
+
+__attribute__((format(printf, 3, 4))) int call(
+    struct evlink_client *client, const char *method, const char *format, ...)
+{
+    char name[64], parameters[256];
+    va_list arguments;
+    int r;
+
+    va_start(arguments, format);
+    (void)vsnprintf(parameters, sizeof(parameters), format, arguments);
+    va_end(arguments);
+    (void)snprintf(name, sizeof(name), "io.evlink.Broker.%s", method);
+    r = evlink_call(client, name, parameters, NULL, 0, false, NULL, NULL);
+    if (r != 0)
+        printf("# %s %s: %s\n", method, parameters, evlink_client_message(client));
+    return r;
+}
+
+static int keep_state(void *userdata, const struct evlink_link_info *info)
+{
+    (void)snprintf(userdata, 32, "%s", info->state);
+    return 0;
+}
+
+const char *state_of(struct evlink_client *client, const char *name)
+{
+    static char state[32];
+
+    state[0] = '\0';
+    (void)evlink_list_links(client, name, NULL, keep_state, state);
+    return state;
+}
+
+bool comes_to(struct evlink_client *client, const char *name, const char *state)
+{
+    for (int i = 0; i < 200; i++) {
+        if (strcmp(state_of(client, name), state) == 0)
+            return true;
+        (void)usleep(10000);
+    }
+    return false;
+}
+
+int count_eventfds(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    struct dirent *entry;
+    int n = 0;
+
+    while (folder && (entry = readdir(folder))) {
+        char target[32] = "";
+
+        (void)!readlinkat(dirfd(folder), entry->d_name, target, sizeof(target) - 1);
+        n += strcmp(target, "anon_inode:[eventfd]") == 0;
+    }
+    if (folder)
+        closedir(folder);
+    return n;
+}
+
+struct evlink_agent *make_agent(const char *name, struct guest *guest)
+{
+    struct evlink_agent *agent = NULL;
+    int r;
+
+    r = evlink_agent_new(name, 0, &agent);
+    if (r == 0)
+        r = evlink_agent_add_kvm(agent, name, guest_vm_fd(guest), NULL, NULL);
+    errno = -r;
+    need(r == 0, "an agent");
+    return agent;
+}

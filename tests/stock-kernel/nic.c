@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* MSI-X of QEMU's e1000e. */
+#include "rig.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define NIC_CTRL_EXT 0x18
+#define NIC_ICS 0xc8
+#define NIC_IMS 0xd0
+#define NIC_IMC 0xd8
+#define NIC_EIAC 0xdc
+#define NIC_IVAR 0xe4
+#define NIC_CAUSE(vector) (1u << (20 + (vector)))
+
+static void nic_start(struct rig *rig)
+{
+    /* Each cause its own vector, and each vector takes its cause back. */
+    device_write(rig->nic, NIC_IMC, ~0u);
+    device_write(rig->nic, NIC_IVAR, 0x8u | 0x9u << 4 | 0xau << 8 | 0xbu << 12 | 0xcu << 16);
+    device_write(rig->nic, NIC_EIAC, 0x1fu << 20);
+}
+
+/* Raises a vector, and waits for it if it is expected. Returns how many arrived. */
+static unsigned nic_raise(struct rig *rig, unsigned vector, bool expected)
+{
+    unsigned gsi = NIC_GSI + vector;
+    uint64_t before = guest_interrupts(rig->guest, gsi);
+
+    device_write(rig->nic, NIC_IMS, NIC_CAUSE(vector));
+    device_write(rig->nic, NIC_ICS, NIC_CAUSE(vector));
+    if (expected)
+        return (unsigned)(guest_wait(rig->guest, gsi, before + 1, ARRIVAL_MS) - before);
+    silence();
+    return (unsigned)(guest_interrupts(rig->guest, gsi) - before);
+}
+
+static int nic_link(struct rig *rig, unsigned vector)
+{
+    char name[16], producer[32], consumer[32];
+
+    (void)snprintf(name, sizeof(name), "nic%u", vector);
+    (void)snprintf(producer, sizeof(producer), "vfio/nic/msix/%u", vector);
+    (void)snprintf(consumer, sizeof(consumer), "kvm/a/gsi/%u", NIC_GSI + vector);
+    return link_up(rig->client, name, producer, consumer);
+}
+
+static int nic_link_all(struct rig *rig)
+{
+    char texts[NIC_VECTORS][3][32];
+    const char *ends[NIC_VECTORS][2][2];
+    struct evlink_link_spec specs[NIC_VECTORS];
+
+    memset(specs, 0, sizeof(specs));
+    for (unsigned i = 0; i < NIC_VECTORS; i++) {
+        (void)snprintf(texts[i][0], sizeof(texts[i][0]), "nic%u", i);
+        (void)snprintf(texts[i][1], sizeof(texts[i][1]), "vfio/nic/msix/%u", i);
+        (void)snprintf(texts[i][2], sizeof(texts[i][2]), "kvm/a/gsi/%u", NIC_GSI + i);
+        for (int k = 0; k < 2; k++) {
+            ends[i][k][0] = texts[i][1 + k];
+            ends[i][k][1] = NULL;
+        }
+        specs[i].name = texts[i][0];
+        specs[i].group = "nic";
+        specs[i].producers = ends[i][0];
+        specs[i].consumers = ends[i][1];
+    }
+    return evlink_connect_many(rig->client, specs, NIC_VECTORS);
+}
+
+void check_nic(struct rig *rig)
+{
+    struct count count = count_begin();
+    char name[16];
+
+    if (!rig->nic) {
+        skip("e1000e MSI-X", "there is no such device");
+        return;
+    }
+    nic_start(rig);
+    /* One more at a time; those before go on. */
+    for (unsigned vector = 0; vector < NIC_VECTORS; vector++) {
+        check(nic_link(rig, vector) == 0, "e1000e MSI-X vector %u is linked", vector);
+        for (unsigned i = 0; i <= vector; i++)
+            count_one(&count, nic_raise(rig, i, true));
+    }
+    (void)check_count(&count, "vectors added one at a time");
+    /* And one less. */
+    count = count_begin();
+    for (unsigned vector = 0; vector < NIC_VECTORS; vector++) {
+        unsigned n;
+
+        (void)snprintf(name, sizeof(name), "nic%u", vector);
+        (void)evlink_disconnect(rig->client, name);
+        silence();
+        n = nic_raise(rig, vector, false);
+        check(n == 0, "vector %u is unlinked: raised 1, arrived %u", vector, n);
+        for (unsigned i = vector + 1; i < NIC_VECTORS; i++)
+            count_one(&count, nic_raise(rig, i, true));
+    }
+    count.more = 0; /* the counts of those that were taken are gone with them */
+    (void)check_count(&count, "vectors taken one at a time, the others");
+
+    check(nic_link_all(rig) == 0, "all %d vectors in one call", NIC_VECTORS);
+    count = count_begin();
+    for (unsigned i = 0; i < TIMES; i++)
+        count_one(&count, nic_raise(rig, i % NIC_VECTORS, true));
+    (void)check_count(&count, "e1000e MSI-X to KVM irqfds");
+    check(evlink_disconnect_group(rig->client, "nic") == 0, "and all are unlinked in one");
+}

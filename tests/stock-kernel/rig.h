@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of the rig share: main.c says what it is.
+ */
+#ifndef TESTS_RIG_H
+#define TESTS_RIG_H
+
+#include "../../examples/device.h"
+#include "../../examples/guest.h"
+#include "lib/evlink.h"
+
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define NOBODY 65534
+#define FOLDER "/run/rig"
+#define SOCKET FOLDER "/socket"
+
+#define TIMES 50
+#define ARRIVAL_MS 2000
+#define SILENCE_MS 150
+
+/* Guest a's. GSIs from 24 on are MSIs, with vectors from 0x40 on. */
+#define INTX_GSI 5
+#define OTHER_INTX_GSI 10
+#define EDU_GSI 24
+#define NIC_GSI 25 /* and the next ones, one for each vector */
+#define NIC_VECTORS 5
+#define RX_GSI 32
+#define TX_GSI 33
+#define ERR_GSI 34
+#define LAST_GSI ERR_GSI
+#define KICK_PORT 0x540
+
+struct rig {
+    pid_t evlinkd, other_pid;
+    int other;
+    struct guest *guest;
+    struct device *edu, *nic; /* NULL: there is none */
+    int vhost;
+    struct evlink_client *client;
+    struct evlink_agent *agent;
+    unsigned deaf;    /* how many interrupts on edu's INTx the guest's handler does not serve, still */
+    atomic_int stuck; /* the handler of one such is to wait (1), or waits (2), for 0 */
+};
+
+/* ---- What was seen (tap.c) ---- */
+
+__attribute__((format(printf, 2, 3))) bool check(bool ok, const char *format, ...);
+void skip(const char *what, const char *why);
+
+/* What everything after it would fail with. */
+void need(bool ok, const char *what);
+
+/* The plan and the counts. Returns what to exit with. */
+int finish(void);
+
+void silence(void);
+
+/*
+ * What was raised one at a time, and what came of it. Each has to arrive. Some arrive twice, since the
+ * emulated machine delivers an edge twice at times: no more than the host's own kernel has counted.
+ */
+struct count {
+    unsigned raised, arrived, more;
+    uint64_t host;
+};
+
+struct count count_begin(void);
+void count_one(struct count *count, uint64_t n);
+bool check_count(const struct count *count, const char *what);
+
+/* ---- evlinkd, and what is asked of it (broker.c) ---- */
+
+pid_t start_evlinkd(void);
+struct evlink_client *open_client(void);
+int link_up(struct evlink_client *client, const char *name, const char *producer, const char *consumer);
+__attribute__((format(printf, 3, 4))) int call(
+    struct evlink_client *client, const char *method, const char *format, ...);
+
+/* The state of a link, "" where there is none. */
+const char *state_of(struct evlink_client *client, const char *name);
+bool comes_to(struct evlink_client *client, const char *name, const char *state);
+
+/* How many eventfds this process has. */
+int count_eventfds(void);
+
+/* An agent that has a guest by the same name. */
+struct evlink_agent *make_agent(const char *name, struct guest *guest);
+
+/* ---- Guests (guests.c) ---- */
+
+/* The VMM with guest b, in a child: serves what ask_other() asks for. */
+int run_other(int sock, int vhost_fd);
+
+/* Guest b's interrupts on a GSI, once there are so many, or after a while. */
+uint64_t ask_other(int sock, unsigned gsi, uint64_t count);
+
+void check_guests(struct rig *rig);
+
+/* ---- edu (edu.c) ---- */
+
+/* The driver in guest a. */
+void on_interrupt(void *userdata, unsigned gsi);
+
+/* Raises it TIMES times and waits for each. */
+void check_edu(struct rig *rig, unsigned gsi, const char *what);
+
+/* Raises it once, leaves it raised, and returns how many arrived. */
+unsigned raise_deaf(struct rig *rig, unsigned gsi);
+void calm_edu(struct rig *rig);
+
+/* VFIO_DEVICE_SET_IRQS; KVM_IRQFD of guest a. */
+int set_irqs(int fd, unsigned index, unsigned action, unsigned count, int32_t eventfd);
+int irqfd(struct rig *rig, unsigned gsi, int fd, int resample_fd);
+
+void check_by_hand(struct rig *rig);
+void check_msi(struct rig *rig);
+void check_intx(struct rig *rig);
+void check_lives(struct rig *rig);
+void check_waiting(struct rig *rig);
+
+/* ---- The others ---- */
+
+void check_nic(struct rig *rig);
+void check_vhost(struct rig *rig);
+
+#endif

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Rings of vhost-vsock. */
+#include "rig.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/vhost.h>
+#include <linux/virtio_ring.h>
+#include <linux/virtio_vsock.h>
+#include <linux/vm_sockets.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define GUEST_CID 3
+#define RING_SIZE 8
+
+/* What a driver in guest a would have in its memory; here it is ours, at the same addresses. */
+struct rings {
+    struct {
+        struct vring_desc desc[RING_SIZE];
+        struct {
+            uint16_t flags, idx, ring[RING_SIZE];
+        } avail __attribute__((aligned(64)));
+        struct {
+            uint16_t flags, idx;
+            struct vring_used_elem ring[RING_SIZE];
+        } used __attribute__((aligned(64)));
+    } ring[2] __attribute__((aligned(4096)));
+    unsigned char rx[4096];
+    struct virtio_vsock_hdr tx;
+};
+
+static struct rings *rings;
+
+static int vsock_start(struct rig *rig)
+{
+    struct vhost_memory_region region = { .memory_size = sizeof(*rings) };
+    union {
+        struct vhost_memory memory;
+        unsigned char bytes[sizeof(struct vhost_memory) + sizeof(region)];
+    } table = { .memory = { .nregions = 1 } };
+    uint64_t cid = GUEST_CID;
+    int on = 1;
+
+    rings = mmap(NULL, sizeof(*rings), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (rings == MAP_FAILED)
+        return -errno;
+    region.guest_phys_addr = region.userspace_addr = (uintptr_t)rings;
+    memcpy(table.bytes + offsetof(struct vhost_memory, regions), &region, sizeof(region));
+    if (ioctl(rig->vhost, VHOST_SET_MEM_TABLE, &table) < 0 ||
+        ioctl(rig->vhost, VHOST_VSOCK_SET_GUEST_CID, &cid) < 0)
+        return -errno;
+    for (unsigned i = 0; i < 2; i++) {
+        struct vhost_vring_state size = { i, RING_SIZE }, base = { i, 0 };
+        struct vhost_vring_addr address = {
+            .index = i,
+            .desc_user_addr = (uintptr_t)rings->ring[i].desc,
+            .avail_user_addr = (uintptr_t)&rings->ring[i].avail,
+            .used_user_addr = (uintptr_t)&rings->ring[i].used,
+        };
+
+        if (ioctl(rig->vhost, VHOST_SET_VRING_NUM, &size) < 0 ||
+            ioctl(rig->vhost, VHOST_SET_VRING_BASE, &base) < 0 ||
+            ioctl(rig->vhost, VHOST_SET_VRING_ADDR, &address) < 0)
+            return -errno;
+    }
+    return ioctl(rig->vhost, VHOST_VSOCK_SET_RUNNING, &on) < 0 ? -errno : 0;
+}
+
+static void put_in_ring(unsigned ring, void *buffer, uint32_t length, uint16_t flags)
+{
+    rings->ring[ring].desc[0] =
+        (struct vring_desc){ .addr = (uintptr_t)buffer, .len = length, .flags = flags };
+    rings->ring[ring].avail.ring[rings->ring[ring].avail.idx % RING_SIZE] = 0;
+    __atomic_store_n(&rings->ring[ring].avail.idx, rings->ring[ring].avail.idx + 1, __ATOMIC_RELEASE);
+}
+
+/*
+ * The host connects to the guest, whose driver refuses: the request comes by the receiving ring's call, the
+ * refusal goes by the sending ring's kick, which the guest rings, and is done with by its call.
+ */
+struct exchanges {
+    unsigned rx, tx, refused, exits;
+};
+
+static void exchange(struct rig *rig, struct exchanges *tally)
+{
+    struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = GUEST_CID, .svm_port = 1234 };
+    uint64_t rx = guest_interrupts(rig->guest, RX_GSI), tx = guest_interrupts(rig->guest, TX_GSI);
+    int sock = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error = 0, exits;
+    const struct virtio_vsock_hdr *request = (const void *)rings->rx;
+    struct pollfd poll_fd = { .fd = sock, .events = POLLOUT };
+    socklen_t length = sizeof(error);
+
+    need(sock >= 0, "a vsock");
+    put_in_ring(0, rings->rx, sizeof(rings->rx), VRING_DESC_F_WRITE);
+    (void)connect(sock, (struct sockaddr *)&address, sizeof(address));
+    tally->rx += (unsigned)(guest_wait(rig->guest, RX_GSI, rx + 1, ARRIVAL_MS) - rx);
+    rings->tx = (struct virtio_vsock_hdr){
+        .src_cid = GUEST_CID,
+        .dst_cid = VMADDR_CID_HOST,
+        .src_port = 1234,
+        .dst_port = request->src_port,
+        .type = VIRTIO_VSOCK_TYPE_STREAM,
+        .op = VIRTIO_VSOCK_OP_RST,
+    };
+    put_in_ring(1, &rings->tx, sizeof(rings->tx), 0);
+    exits = guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
+    tally->exits += exits == 0 ? 0 : 1;
+    tally->tx += (unsigned)(guest_wait(rig->guest, TX_GSI, tx + 1, ARRIVAL_MS) - tx);
+    if (poll(&poll_fd, 1, ARRIVAL_MS) == 1 && getsockopt(sock, SOL_SOCKET, SO_ERROR, &error, &length) == 0)
+        tally->refused += error == ECONNRESET || error == ECONNREFUSED;
+    close(sock);
+}
+
+static int keep_pending(void *userdata, const char *error, const char *parameters)
+{
+    const char *pending = error || !parameters ? NULL : strstr(parameters, "\"pending\":");
+
+    if (pending)
+        *(unsigned long *)userdata = strtoul(pending + strlen("\"pending\":"), NULL, 10);
+    return 0;
+}
+
+/* What the counter of a direct link's eventfd shows. */
+static unsigned long link_pending(struct evlink_client *client, const char *name)
+{
+    unsigned long pending = ULONG_MAX;
+    char parameters[128];
+
+    (void)snprintf(parameters, sizeof(parameters), "{\"match\":\"%s\",\"details\":true}", name);
+    (void)evlink_call(
+        client, "io.evlink.Broker.ListLinks", parameters, NULL, 0, true, keep_pending, &pending);
+    return pending;
+}
+
+void check_vhost(struct rig *rig)
+{
+    struct evlink_client *client = rig->client;
+    struct vhost_vring_file file = { .fd = -1 };
+    struct exchanges tally = { 0 };
+    const char *message;
+    unsigned long pending;
+    uint64_t before;
+    pid_t pid;
+    int r, status = 0;
+    unsigned n;
+
+    if (rig->vhost < 0) {
+        skip("vhost-vsock", "there is no such device");
+        return;
+    }
+    pid = fork();
+    if (pid == 0)
+        _exit(ioctl(rig->vhost, VHOST_SET_VRING_CALL, &file) < 0 && errno == EPERM ? 0 : 1);
+    check(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0,
+        "VHOST_SET_VRING_CALL from another process is EPERM");
+    r = link_up(client, "stolen", "vhost/stolen/vring/0/call", "kvm/b/gsi/9");
+    message = evlink_client_message(client);
+    check(r == EVLINK_E_PLUG_FAILED && strstr(message, "EPERM") && strstr(message, "VHOST_SET_OWNER"),
+        "an agent in another process cannot plug, and it says why");
+
+    check(link_up(client, "rx", "vhost/vsock/vring/0/call", "kvm/a/gsi/32") == 0 &&
+              link_up(client, "tx", "vhost/vsock/vring/1/call", "kvm/a/gsi/33") == 0 &&
+              link_up(client, "kick", "kvm/a/pio/0x540/2=1", "vhost/vsock/vring/1/kick") == 0 &&
+              link_up(client, "err", "vhost/vsock/vring/1/err", "kvm/a/gsi/34") == 0,
+        "the rings' call, kick and err are linked to guest a");
+    r = link_up(client, "none", "vhost/vsock/vring/2/call", "kvm/a/gsi/9");
+    check(r == EVLINK_E_PLUG_FAILED && strstr(evlink_client_message(client), "no such ring"),
+        "a ring that the device has not is refused");
+    r = vsock_start(rig);
+    if (!check(r == 0, "vhost-vsock runs: %s", strerror(-r)))
+        return;
+    silence();
+    for (int i = 0; i < TIMES; i++)
+        exchange(rig, &tally);
+    check(tally.rx == TIMES, "receiving ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.rx);
+    check(tally.refused == TIMES && tally.exits == 0,
+        "KVM ioeventfd to sending ring's kick: rung %d, packets through %u", TIMES, tally.refused);
+    check(tally.tx == TIMES, "sending ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.tx);
+
+    pending = link_pending(client, "kick");
+    check(pending == TIMES, "vhost does not read the kick's counter: rung %d, pending %lu", TIMES, pending);
+    pending = link_pending(client, "rx");
+    check(pending == 0, "KVM empties that of the call: pending %lu", pending);
+
+    check(evlink_disconnect(client, "tx") == 0, "the sending ring's call is unlinked");
+    silence();
+    memset(&tally, 0, sizeof(tally));
+    before = guest_interrupts(rig->guest, TX_GSI);
+    put_in_ring(0, rings->rx, sizeof(rings->rx), VRING_DESC_F_WRITE);
+    put_in_ring(1, &rings->tx, sizeof(rings->tx), 0);
+    (void)guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
+    silence();
+    check(
+        guest_interrupts(rig->guest, TX_GSI) == before && rings->ring[1].used.idx == rings->ring[1].avail.idx,
+        "it is silent after that, though the packet was sent");
+
+    /* More than the ring has. */
+    before = guest_interrupts(rig->guest, ERR_GSI);
+    rings->ring[1].avail.idx += 100;
+    (void)guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
+    n = (unsigned)(guest_wait(rig->guest, ERR_GSI, before + 1, ARRIVAL_MS) - before);
+    check(n >= 1, "the ring's err to KVM irqfd, for a broken ring: arrived %u", n);
+
+    check(evlink_disconnect(client, "kick") == 0, "the kick is unlinked");
+    check(guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1) == 1, "the doorbell exits to the VMM after that");
+    (void)evlink_disconnect(client, "rx");
+    (void)evlink_disconnect(client, "err");
+}
