@@ -10,11 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 pid_t start_evlinkd(void)
 {
+    const struct rlimit limit = { .rlim_cur = EVLINKD_FDS, .rlim_max = EVLINKD_FDS };
     const char *program = getenv("EVLINKD");
     pid_t pid;
 
@@ -23,11 +26,39 @@ pid_t start_evlinkd(void)
     need(pid >= 0, "fork");
     if (pid == 0) {
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0)
-            (void)execl(program, program, "--socket", SOCKET, (char *)NULL);
+        if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 &&
+            setresuid(NOBODY, NOBODY, NOBODY) == 0)
+            (void)execl(program, program, "--supervise", "--socket", SOCKET, (char *)NULL);
         _exit(127);
     }
     return pid;
+}
+
+pid_t evlinkd_pid(pid_t supervisor)
+{
+    char path[64];
+    int pid = 0;
+    FILE *file;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)supervisor, (int)supervisor);
+    file = fopen(path, "re");
+    if (file && fscanf(file, "%d", &pid) != 1)
+        pid = 0;
+    if (file)
+        fclose(file);
+    return pid;
+}
+
+void end_evlinkd(pid_t supervisor)
+{
+    pid_t pid = evlinkd_pid(supervisor);
+
+    need(pid > 0 && kill(supervisor, SIGKILL) == 0 && waitpid(supervisor, NULL, 0) == supervisor &&
+             kill(pid, SIGKILL) == 0,
+        "evlinkd's end");
+    /* It is not our child. */
+    for (int i = 0; i < 1000 && kill(pid, 0) == 0; i++)
+        (void)usleep(10000);
 }
 
 struct evlink_client *open_client(void)

@@ -33,7 +33,8 @@ static void check_end(struct rig *rig)
     (void)evlink_status(rig->client, &status);
     check(status.links == 1 && status.eventfds == 0, "nothing else is left in evlinkd: %d links, %d eventfds",
         (int)status.links, (int)status.eventfds);
-    need(kill(rig->evlinkd, SIGKILL) == 0 && waitpid(rig->evlinkd, NULL, 0) == rig->evlinkd, "its end");
+    check_many(rig);
+    end_evlinkd(rig->supervisor);
     silence();
     n = raise_deaf(rig, EDU_GSI);
     check(n == 0, "evlinkd is killed, nobody holds: arrived %u", n);
@@ -69,7 +70,7 @@ static void set_up(struct rig *rig, const char *edu, const char *nic)
     rig->vhost = open("/dev/vhost-vsock", O_RDWR | O_CLOEXEC);
     need(rig->vhost < 0 || ioctl(rig->vhost, VHOST_SET_OWNER) == 0, "VHOST_SET_OWNER");
     need(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "a socket pair");
-    rig->evlinkd = start_evlinkd();
+    rig->supervisor = start_evlinkd();
     rig->other_pid = fork();
     need(rig->other_pid >= 0, "fork");
     if (rig->other_pid == 0) {

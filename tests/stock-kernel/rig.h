@@ -19,6 +19,10 @@
 #define FOLDER "/run/rig"
 #define SOCKET FOLDER "/socket"
 
+/* What is held in evlinkd, and the descriptors that it may have for it. */
+#define HELD 200000
+#define EVLINKD_FDS 450000
+
 #define TIMES 50
 #define ARRIVAL_MS 2000
 #define SILENCE_MS 150
@@ -36,7 +40,7 @@
 #define KICK_PORT 0x540
 
 struct rig {
-    pid_t evlinkd, other_pid;
+    pid_t supervisor, other_pid;
     int other;
     struct guest *guest;
     struct device *edu, *nic; /* NULL: there is none */
@@ -75,7 +79,15 @@ bool check_count(const struct count *count, const char *what);
 
 /* ---- evlinkd, and what is asked of it (broker.c) ---- */
 
+/* Starts evlinkd --supervise, as another user, with EVLINKD_FDS. Returns the supervisor's pid. */
 pid_t start_evlinkd(void);
+
+/* The evlinkd that it supervises; 0: there is none at this moment. */
+pid_t evlinkd_pid(pid_t supervisor);
+
+/* Kills both, and waits until they are gone. */
+void end_evlinkd(pid_t supervisor);
+
 struct evlink_client *open_client(void);
 int link_up(struct evlink_client *client, const char *name, const char *producer, const char *consumer);
 __attribute__((format(printf, 3, 4))) int call(
@@ -127,5 +139,6 @@ void check_waiting(struct rig *rig);
 
 void check_nic(struct rig *rig);
 void check_vhost(struct rig *rig);
+void check_many(struct rig *rig);
 
 #endif
