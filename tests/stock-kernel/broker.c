@@ -28,7 +28,7 @@ pid_t start_evlinkd(void)
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && setresgid(NOBODY, NOBODY, NOBODY) == 0 &&
             setresuid(NOBODY, NOBODY, NOBODY) == 0)
-            (void)execl(program, program, "--supervise", "--socket", SOCKET, (char *)NULL);
+            (void)execl(program, program, "--supervise", "--watchdog=60", "--socket", SOCKET, (char *)NULL);
         _exit(127);
     }
     return pid;
@@ -49,6 +49,37 @@ pid_t evlinkd_pid(pid_t supervisor)
     return pid;
 }
 
+static void wait_gone(pid_t pid)
+{
+    char path[64], state = '?';
+    FILE *file;
+
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    /* A stopped supervisor does not reap it. */
+    for (int i = 0; i < 1000 && state != 'Z'; i++) {
+        file = fopen(path, "re");
+        if (!file)
+            return;
+        if (fscanf(file, "%*d %*s %c", &state) != 1)
+            state = '?';
+        fclose(file);
+        (void)usleep(10000);
+    }
+}
+
+void kill_evlinkd(pid_t supervisor)
+{
+    pid_t pid = evlinkd_pid(supervisor);
+
+    need(pid > 0 && kill(supervisor, SIGSTOP) == 0 && kill(pid, SIGKILL) == 0, "evlinkd's death");
+    wait_gone(pid);
+}
+
+void revive_evlinkd(pid_t supervisor)
+{
+    need(kill(supervisor, SIGCONT) == 0, "evlinkd's supervisor");
+}
+
 void end_evlinkd(pid_t supervisor)
 {
     pid_t pid = evlinkd_pid(supervisor);
@@ -56,9 +87,7 @@ void end_evlinkd(pid_t supervisor)
     need(pid > 0 && kill(supervisor, SIGKILL) == 0 && waitpid(supervisor, NULL, 0) == supervisor &&
              kill(pid, SIGKILL) == 0,
         "evlinkd's end");
-    /* It is not our child. */
-    for (int i = 0; i < 1000 && kill(pid, 0) == 0; i++)
-        (void)usleep(10000);
+    wait_gone(pid);
 }
 
 struct evlink_client *open_client(void)

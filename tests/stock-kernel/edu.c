@@ -37,7 +37,7 @@ void check_edu(struct rig *rig, unsigned gsi, const char *what)
     struct count count = count_begin();
     uint64_t last = guest_interrupts(rig->guest, gsi), now;
 
-    for (unsigned i = 0; i < TIMES; i++, last = now) {
+    for (unsigned i = 0; i < TIMES && count.arrived == i; i++, last = now) {
         device_write(rig->edu, EDU_RAISE, 1);
         now = guest_wait(rig->guest, gsi, last + 1, ARRIVAL_MS);
         device_write(rig->edu, EDU_ACKNOWLEDGE, ~0u);

@@ -42,20 +42,26 @@ uint64_t ask_other(int sock, unsigned gsi, uint64_t count)
         "the other VMM answers");
     return order.count;
 }
-void check_guests(struct rig *rig)
+
+void check_doorbell(struct rig *rig)
 {
     uint64_t before = ask_other(rig->other, 6, 0), now = before;
     int exits = 0;
 
-    check(link_up(rig->client, "guests", "kvm/a/pio/0x530/2=3", "kvm/b/gsi/6") == 0,
-        "a doorbell of guest a is linked to an interrupt of guest b, in another process");
-    silence();
-    for (int i = 0; i < TIMES; i++) {
+    for (unsigned i = 0; i < TIMES && now - before == i; i++) {
         exits += guest_ring_pio(rig->guest, 0x530, 2, 3, 1) != 0;
         now = ask_other(rig->other, 6, now + 1);
     }
     check(now - before == TIMES && exits == 0, "guest a to guest b: rung %d, arrived %u, exits to the VMM %d",
         TIMES, (unsigned)(now - before), exits);
+}
+
+void check_guests(struct rig *rig)
+{
+    check(link_up(rig->client, "guests", "kvm/a/pio/0x530/2=3", "kvm/b/gsi/6") == 0,
+        "a doorbell of guest a is linked to an interrupt of guest b, in another process");
+    silence();
+    check_doorbell(rig);
     check(evlink_disconnect(rig->client, "guests") == 0, "it is unlinked");
     check(guest_ring_pio(rig->guest, 0x530, 2, 3, 1) == 1, "the doorbell exits to the VMM after that");
 }

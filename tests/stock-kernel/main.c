@@ -142,6 +142,8 @@ int main(int argc, char **argv)
     check_waiting(&rig);
     check_nic(&rig);
     check_vhost(&rig);
+    check_restart(&rig);
+    check_vhost_end(&rig);
     check_end(&rig);
     evlink_agent_free(rig.agent);
     evlink_client_free(rig.client);

@@ -148,7 +148,8 @@ void check_many(struct rig *rig)
     check_memory(&before, &after);
 
     began = now();
-    need(kill(evlinkd_pid(rig->supervisor), SIGKILL) == 0, "evlinkd's death");
+    kill_evlinkd(rig->supervisor);
+    revive_evlinkd(rig->supervisor);
     rig->client = evlink_client_free(rig->client);
     rig->client = open_client();
     r = evlink_status(rig->client, &status);

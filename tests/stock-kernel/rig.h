@@ -85,6 +85,10 @@ pid_t start_evlinkd(void);
 /* The evlinkd that it supervises; 0: there is none at this moment. */
 pid_t evlinkd_pid(pid_t supervisor);
 
+/* Kills evlinkd, and lets its supervisor start it again when the second one is called. */
+void kill_evlinkd(pid_t supervisor);
+void revive_evlinkd(pid_t supervisor);
+
 /* Kills both, and waits until they are gone. */
 void end_evlinkd(pid_t supervisor);
 
@@ -111,6 +115,9 @@ int run_other(int sock, int vhost_fd);
 /* Guest b's interrupts on a GSI, once there are so many, or after a while. */
 uint64_t ask_other(int sock, unsigned gsi, uint64_t count);
 
+/* Its link is there: rings it TIMES times, and waits for each. */
+void check_doorbell(struct rig *rig);
+
 void check_guests(struct rig *rig);
 
 /* ---- edu (edu.c) ---- */
@@ -118,7 +125,7 @@ void check_guests(struct rig *rig);
 /* The driver in guest a. */
 void on_interrupt(void *userdata, unsigned gsi);
 
-/* Raises it TIMES times and waits for each. */
+/* Raises it TIMES times and waits for each, until one does not come. */
 void check_edu(struct rig *rig, unsigned gsi, const char *what);
 
 /* Raises it once, leaves it raised, and returns how many arrived. */
@@ -135,10 +142,28 @@ void check_intx(struct rig *rig);
 void check_lives(struct rig *rig);
 void check_waiting(struct rig *rig);
 
-/* ---- The others ---- */
+/* ---- e1000e (nic.c) ---- */
+
+/* Links vector N to NIC_GSI + N of guest a, as "nicN". */
+int nic_link(struct rig *rig, unsigned vector);
+
+/* Raises a vector, and waits for it if it is expected. Returns how many arrived. */
+unsigned nic_raise(struct rig *rig, unsigned vector, bool expected);
 
 void check_nic(struct rig *rig);
+
+/* ---- vhost-vsock (vsock.c) ---- */
+
+/* The rings' links are there: sends packets both ways. */
+void check_vsock(struct rig *rig);
+
+/* Leaves "rx", "tx", "kick" and "err" linked, for check_vhost_end(). */
 void check_vhost(struct rig *rig);
+void check_vhost_end(struct rig *rig);
+
+/* ---- What happens to links ---- */
+
+void check_restart(struct rig *rig);
 void check_many(struct rig *rig);
 
 #endif

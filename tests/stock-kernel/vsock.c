@@ -121,6 +121,18 @@ static void exchange(struct rig *rig, struct exchanges *tally)
     close(sock);
 }
 
+void check_vsock(struct rig *rig)
+{
+    struct exchanges tally = { 0 };
+
+    for (unsigned i = 0; i < TIMES && tally.tx == i; i++)
+        exchange(rig, &tally);
+    check(tally.rx == TIMES, "receiving ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.rx);
+    check(tally.refused == TIMES && tally.exits == 0,
+        "KVM ioeventfd to sending ring's kick: rung %d, packets through %u", TIMES, tally.refused);
+    check(tally.tx == TIMES, "sending ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.tx);
+}
+
 static int keep_pending(void *userdata, const char *error, const char *parameters)
 {
     const char *pending = error || !parameters ? NULL : strstr(parameters, "\"pending\":");
@@ -146,13 +158,10 @@ void check_vhost(struct rig *rig)
 {
     struct evlink_client *client = rig->client;
     struct vhost_vring_file file = { .fd = -1 };
-    struct exchanges tally = { 0 };
     const char *message;
     unsigned long pending;
-    uint64_t before;
     pid_t pid;
     int r, status = 0;
-    unsigned n;
 
     if (rig->vhost < 0) {
         skip("vhost-vsock", "there is no such device");
@@ -180,21 +189,23 @@ void check_vhost(struct rig *rig)
     if (!check(r == 0, "vhost-vsock runs: %s", strerror(-r)))
         return;
     silence();
-    for (int i = 0; i < TIMES; i++)
-        exchange(rig, &tally);
-    check(tally.rx == TIMES, "receiving ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.rx);
-    check(tally.refused == TIMES && tally.exits == 0,
-        "KVM ioeventfd to sending ring's kick: rung %d, packets through %u", TIMES, tally.refused);
-    check(tally.tx == TIMES, "sending ring's call to KVM irqfd: packets %d, arrived %u", TIMES, tally.tx);
-
+    check_vsock(rig);
     pending = link_pending(client, "kick");
     check(pending == TIMES, "vhost does not read the kick's counter: rung %d, pending %lu", TIMES, pending);
     pending = link_pending(client, "rx");
     check(pending == 0, "KVM empties that of the call: pending %lu", pending);
+}
 
+void check_vhost_end(struct rig *rig)
+{
+    struct evlink_client *client = rig->client;
+    uint64_t before;
+    unsigned n;
+
+    if (rig->vhost < 0)
+        return;
     check(evlink_disconnect(client, "tx") == 0, "the sending ring's call is unlinked");
     silence();
-    memset(&tally, 0, sizeof(tally));
     before = guest_interrupts(rig->guest, TX_GSI);
     put_in_ring(0, rings->rx, sizeof(rings->rx), VRING_DESC_F_WRITE);
     put_in_ring(1, &rings->tx, sizeof(rings->tx), 0);
