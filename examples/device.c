@@ -88,14 +88,22 @@ static int map_bar(struct device *device)
     return 0;
 }
 
-int device_open(const char *address, struct device **ret_device)
+static struct device *device_new(void)
 {
     struct device *device = calloc(1, sizeof(*device));
+
+    if (device)
+        device->container = device->group = device->fd = -1;
+    return device;
+}
+
+int device_open(const char *address, struct device **ret_device)
+{
+    struct device *device = device_new();
     int r;
 
     if (!device)
         return -ENOMEM;
-    device->container = device->group = device->fd = -1;
     r = open_group(device, address);
     if (r == 0 && ioctl(device->fd, VFIO_DEVICE_RESET) < 0 && errno != ENOTTY && errno != EINVAL)
         r = -errno;
@@ -103,6 +111,24 @@ int device_open(const char *address, struct device **ret_device)
         r = become_master(device);
     if (r == 0)
         r = map_bar(device);
+    if (r < 0)
+        device_free(device);
+    else
+        *ret_device = device;
+    return r;
+}
+
+int device_take(int fd, struct device **ret_device)
+{
+    struct device *device = device_new();
+    int r;
+
+    if (!device) {
+        close(fd);
+        return -ENOMEM;
+    }
+    device->fd = fd;
+    r = map_bar(device);
     if (r < 0)
         device_free(device);
     else

@@ -19,6 +19,12 @@ struct device;
  */
 int device_open(const char *address, struct device **ret_device);
 
+/*
+ * The same device in another process than the one that opened it, which has sent device_fd(). fd: consumed,
+ * also on failure.
+ */
+int device_take(int fd, struct device **ret_device);
+
 /* Takes NULL, returns NULL. */
 struct device *device_free(struct device *device);
 

@@ -38,7 +38,7 @@ void check_edu(struct rig *rig, unsigned gsi, const char *what)
     uint64_t last = guest_interrupts(rig->guest, gsi), now;
 
     for (unsigned i = 0; i < TIMES && count.arrived == i; i++, last = now) {
-        device_write(rig->edu, EDU_RAISE, 1);
+        edu_raise(rig->edu);
         now = guest_wait(rig->guest, gsi, last + 1, ARRIVAL_MS);
         device_write(rig->edu, EDU_ACKNOWLEDGE, ~0u);
         count_one(&count, now - last);
@@ -50,14 +50,24 @@ unsigned raise_deaf(struct rig *rig, unsigned gsi)
 {
     uint64_t before = guest_interrupts(rig->guest, gsi);
 
-    device_write(rig->edu, EDU_RAISE, 1);
+    edu_raise(rig->edu);
     silence();
     return (unsigned)(guest_interrupts(rig->guest, gsi) - before);
 }
 
+void edu_raise(struct device *edu)
+{
+    device_write(edu, EDU_RAISE, 1);
+}
+
+void edu_acknowledge(struct device *edu)
+{
+    device_write(edu, EDU_ACKNOWLEDGE, ~0u);
+}
+
 void calm_edu(struct rig *rig)
 {
-    device_write(rig->edu, EDU_ACKNOWLEDGE, ~0u);
+    edu_acknowledge(rig->edu);
 }
 
 int set_irqs(int fd, unsigned index, unsigned action, unsigned count, int32_t eventfd)
@@ -164,7 +174,7 @@ void check_intx(struct rig *rig)
     /* The driver serves it the fourth time only: each EOI before brings it back. */
     before = guest_interrupts(rig->guest, INTX_GSI);
     rig->deaf = 3;
-    device_write(rig->edu, EDU_RAISE, 1);
+    edu_raise(rig->edu);
     n = (unsigned)(guest_wait(rig->guest, INTX_GSI, before + 4, ARRIVAL_MS) - before);
     silence();
     check(n == 4 && guest_interrupts(rig->guest, INTX_GSI) == before + 4,
@@ -203,7 +213,7 @@ void check_lives(struct rig *rig)
     /* The handler leaves it raised once, and the end moves between the EOI and whatever comes of it. */
     before = guest_interrupts(rig->guest, INTX_GSI);
     check(call(client, "Park", "{\"name\": \"intx\"}") == 0, "INTx parks again");
-    device_write(rig->edu, EDU_RAISE, 1);
+    edu_raise(rig->edu);
     check(call(client, "Move",
               "{\"name\": \"intx\", \"from\": \"kvm/a/gsi/10/level\", \"to\": \"kvm/a/gsi/5/level\"}") == 0 &&
               call(client, "Resume", "{\"name\": \"intx\"}") == 0,
@@ -253,7 +263,7 @@ void check_waiting(struct rig *rig)
 
     /* It goes before its handler has served the device: there is no EOI, and INTx stays masked. */
     atomic_store(&rig->stuck, 1);
-    device_write(rig->edu, EDU_RAISE, 1);
+    edu_raise(rig->edu);
     for (int i = 0; i < ARRIVAL_MS && atomic_load(&rig->stuck) != 2; i++)
         (void)usleep(1000);
     before = guest_interrupts(rig->guest, INTX_GSI) + 1;

@@ -144,6 +144,7 @@ int main(int argc, char **argv)
     check_vhost(&rig);
     check_restart(&rig);
     check_vhost_end(&rig);
+    check_takeover(&rig);
     check_end(&rig);
     evlink_agent_free(rig.agent);
     evlink_client_free(rig.client);

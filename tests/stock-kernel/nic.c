@@ -21,13 +21,18 @@ static void nic_start(struct rig *rig)
     device_write(rig->nic, NIC_EIAC, 0x1fu << 20);
 }
 
+void nic_trigger(struct rig *rig, unsigned vector)
+{
+    device_write(rig->nic, NIC_IMS, NIC_CAUSE(vector));
+    device_write(rig->nic, NIC_ICS, NIC_CAUSE(vector));
+}
+
 unsigned nic_raise(struct rig *rig, unsigned vector, bool expected)
 {
     unsigned gsi = NIC_GSI + vector;
     uint64_t before = guest_interrupts(rig->guest, gsi);
 
-    device_write(rig->nic, NIC_IMS, NIC_CAUSE(vector));
-    device_write(rig->nic, NIC_ICS, NIC_CAUSE(vector));
+    nic_trigger(rig, vector);
     if (expected)
         return (unsigned)(guest_wait(rig->guest, gsi, before + 1, ARRIVAL_MS) - before);
     silence();

@@ -115,6 +115,13 @@ int run_other(int sock, int vhost_fd);
 /* Guest b's interrupts on a GSI, once there are so many, or after a while. */
 uint64_t ask_other(int sock, unsigned gsi, uint64_t count);
 
+/*
+ * That VMM becomes an upgraded one: gets our devices by SCM_RIGHTS, and attaches an agent "new" that takes
+ * over kvm/vmm, which is guest b to it, vfio/vmm-edu and vfio/vmm-nic. What its evlink_ calls returned.
+ */
+int start_successor(struct rig *rig);
+void end_successor(struct rig *rig);
+
 /* Its link is there: rings it TIMES times, and waits for each. */
 void check_doorbell(struct rig *rig);
 
@@ -131,6 +138,8 @@ void check_edu(struct rig *rig, unsigned gsi, const char *what);
 /* Raises it once, leaves it raised, and returns how many arrived. */
 unsigned raise_deaf(struct rig *rig, unsigned gsi);
 void calm_edu(struct rig *rig);
+void edu_raise(struct device *edu);
+void edu_acknowledge(struct device *edu);
 
 /* VFIO_DEVICE_SET_IRQS; KVM_IRQFD of guest a. */
 int set_irqs(int fd, unsigned index, unsigned action, unsigned count, int32_t eventfd);
@@ -147,7 +156,10 @@ void check_waiting(struct rig *rig);
 /* Links vector N to NIC_GSI + N of guest a, as "nicN". */
 int nic_link(struct rig *rig, unsigned vector);
 
-/* Raises a vector, and waits for it if it is expected. Returns how many arrived. */
+/* Raises a vector. */
+void nic_trigger(struct rig *rig, unsigned vector);
+
+/* The same, and waits for it if it is expected. Returns how many arrived. */
 unsigned nic_raise(struct rig *rig, unsigned vector, bool expected);
 
 void check_nic(struct rig *rig);
@@ -164,6 +176,7 @@ void check_vhost_end(struct rig *rig);
 /* ---- What happens to links ---- */
 
 void check_restart(struct rig *rig);
+void check_takeover(struct rig *rig);
 void check_many(struct rig *rig);
 
 #endif
