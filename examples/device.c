@@ -80,6 +80,8 @@ static int map_bar(struct device *device)
 
     if (ioctl(device->fd, VFIO_DEVICE_GET_REGION_INFO, &bar) < 0)
         return -errno;
+    if (!(bar.flags & VFIO_REGION_INFO_FLAG_MMAP))
+        return 0; /* it has none */
     mapped = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, device->fd, (off_t)bar.offset);
     if (mapped == MAP_FAILED)
         return -errno;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A PCI device by VFIO, for the example of passthrough and for tests: opened, reset, its first BAR mapped. It
- * knows nothing of evlinkd: interrupts are set up by whoever has device_fd(). It maps no guest memory for
- * DMA.
+ * A PCI device by VFIO, for the example of passthrough and for tests: opened, reset, its first BAR mapped if
+ * it is one of memory. It knows nothing of evlinkd: interrupts are set up by whoever has device_fd(). It maps
+ * no guest memory for DMA.
  *
  * Those that return int return a negative errno on failure.
  */

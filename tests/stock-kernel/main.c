@@ -62,7 +62,7 @@ static void check_example(const char *address)
     check(status == 0, "the example passes MSI and INTx of the device through");
 }
 
-static void set_up(struct rig *rig, const char *edu, const char *nic)
+static void set_up(struct rig *rig, const char *edu)
 {
     int pair[2], r;
 
@@ -94,8 +94,6 @@ static void set_up(struct rig *rig, const char *edu, const char *nic)
     errno = -r;
     need(r == 0, "the edu device");
     guest_on_interrupt(rig->guest, on_interrupt, rig);
-    if (nic && device_open(nic, &rig->nic) < 0)
-        rig->nic = NULL;
     rig->client = open_client();
 }
 
@@ -105,15 +103,14 @@ static void set_up_agent(struct rig *rig)
 
     rig->agent = make_agent("a", rig->guest);
     r = evlink_agent_add_vfio(rig->agent, "edu", device_fd(rig->edu), NULL, NULL);
-    if (r == 0 && rig->nic)
-        r = evlink_agent_add_vfio(rig->agent, "nic", device_fd(rig->nic), NULL, NULL);
     if (r == 0 && rig->vhost >= 0)
         r = evlink_agent_add_vhost(rig->agent, "vsock", rig->vhost, NULL, NULL);
     if (r == 0)
         r = evlink_agent_attach(rig->agent, rig->client);
     if (r == 0)
         r = evlink_agent_start(rig->agent);
-    check(r == 0, "one agent for a guest, two devices of VFIO and one of vhost");
+    check(r == 0, "one agent for a guest, a device of VFIO and one of vhost");
+    check(nic_open(rig) || !rig->nic_address, "and one for another device of VFIO");
 }
 
 int main(int argc, char **argv)
@@ -121,11 +118,14 @@ int main(int argc, char **argv)
     static struct rig rig;
     int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "Usage: %s EDU-ADDRESS [E1000E-ADDRESS]\n", argv[0]);
+    if (argc < 2 || argc > 5) {
+        fprintf(stderr, "Usage: %s EDU-ADDRESS [E1000E-ADDRESS [FAULTY-ADDRESS MONITOR]]\n", argv[0]);
         return EXIT_FAILURE;
     }
-    set_up(&rig, argv[1], argc > 2 ? argv[2] : NULL);
+    rig.nic_address = argc > 2 ? argv[2] : NULL;
+    rig.faulty_address = argc > 4 ? argv[3] : NULL;
+    rig.monitor = argc > 4 ? argv[4] : NULL;
+    set_up(&rig, argv[1]);
     check_by_hand(&rig);
     check(evlink_agent_new("x", 0, &rig.agent) == 0 &&
               evlink_agent_add_vfio(rig.agent, "x", fd, NULL, NULL) == -ENOTTY &&
@@ -145,8 +145,11 @@ int main(int argc, char **argv)
     check_restart(&rig);
     check_vhost_end(&rig);
     check_takeover(&rig);
+    check_errors(&rig);
+    check_request(&rig);
     check_end(&rig);
     evlink_agent_free(rig.agent);
+    evlink_agent_free(rig.nic_agent);
     evlink_client_free(rig.client);
     guest_free(rig.guest);
     device_free(rig.edu);

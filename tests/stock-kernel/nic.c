@@ -2,6 +2,7 @@
 /* MSI-X of QEMU's e1000e. */
 #include "rig.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,6 +20,33 @@ static void nic_start(struct rig *rig)
     device_write(rig->nic, NIC_IMC, ~0u);
     device_write(rig->nic, NIC_IVAR, 0x8u | 0x9u << 4 | 0xau << 8 | 0xbu << 12 | 0xcu << 16);
     device_write(rig->nic, NIC_EIAC, 0x1fu << 20);
+}
+
+bool nic_open(struct rig *rig)
+{
+    int r;
+
+    if (!rig->nic_address || device_open(rig->nic_address, &rig->nic) < 0)
+        return false;
+    r = evlink_agent_new("nic", 0, &rig->nic_agent);
+    if (r == 0)
+        r = evlink_agent_add_vfio(rig->nic_agent, "nic", device_fd(rig->nic), NULL, NULL);
+    if (r == 0)
+        r = evlink_agent_attach(rig->nic_agent, rig->client);
+    if (r == 0)
+        r = evlink_agent_start(rig->nic_agent);
+    errno = -r;
+    need(r == 0, "an agent for the e1000e");
+    nic_start(rig);
+    return true;
+}
+
+void nic_close(struct rig *rig)
+{
+    if (rig->nic_agent)
+        (void)evlink_detach(rig->client, "nic");
+    rig->nic_agent = evlink_agent_free(rig->nic_agent);
+    rig->nic = device_free(rig->nic);
 }
 
 void nic_trigger(struct rig *rig, unsigned vector)
@@ -81,7 +109,6 @@ void check_nic(struct rig *rig)
         skip("e1000e MSI-X", "there is no such device");
         return;
     }
-    nic_start(rig);
     /* One more at a time; those before go on. */
     for (unsigned vector = 0; vector < NIC_VECTORS; vector++) {
         check(nic_link(rig, vector) == 0, "e1000e MSI-X vector %u is linked", vector);

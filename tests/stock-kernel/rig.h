@@ -36,7 +36,9 @@
 #define RX_GSI 32
 #define TX_GSI 33
 #define ERR_GSI 34
-#define LAST_GSI ERR_GSI
+#define AER_GSI 35
+#define REQUEST_GSI 36
+#define LAST_GSI REQUEST_GSI
 #define KICK_PORT 0x540
 
 struct rig {
@@ -46,9 +48,11 @@ struct rig {
     struct device *edu, *nic; /* NULL: there is none */
     int vhost;
     struct evlink_client *client;
-    struct evlink_agent *agent;
-    unsigned deaf;    /* how many interrupts on edu's INTx the guest's handler does not serve, still */
-    atomic_int stuck; /* the handler of one such is to wait (1), or waits (2), for 0 */
+    struct evlink_agent *agent, *nic_agent;
+    const char *nic_address, *faulty_address;
+    const char *monitor; /* a serial line to the emulator's monitor */
+    unsigned deaf;       /* how many interrupts on edu's INTx the guest's handler does not serve, still */
+    atomic_int stuck;    /* the handler of one such is to wait (1), or waits (2), for 0 */
 };
 
 /* ---- What was seen (tap.c) ---- */
@@ -162,6 +166,10 @@ void nic_trigger(struct rig *rig, unsigned vector);
 /* The same, and waits for it if it is expected. Returns how many arrived. */
 unsigned nic_raise(struct rig *rig, unsigned vector, bool expected);
 
+/* Opens it, and attaches an agent "nic" of its own, for it can go. False: there is none. */
+bool nic_open(struct rig *rig);
+void nic_close(struct rig *rig);
+
 void check_nic(struct rig *rig);
 
 /* ---- vhost-vsock (vsock.c) ---- */
@@ -177,6 +185,8 @@ void check_vhost_end(struct rig *rig);
 
 void check_restart(struct rig *rig);
 void check_takeover(struct rig *rig);
+void check_errors(struct rig *rig);
+void check_request(struct rig *rig);
 void check_many(struct rig *rig);
 
 #endif
