@@ -68,7 +68,10 @@ static void set_up(struct rig *rig, const char *edu)
 
     /* Before the fork: it is this mm that owns it. */
     rig->vhost = open("/dev/vhost-vsock", O_RDWR | O_CLOEXEC);
-    need(rig->vhost < 0 || ioctl(rig->vhost, VHOST_SET_OWNER) == 0, "VHOST_SET_OWNER");
+    rig->vhost_net = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
+    need((rig->vhost < 0 || ioctl(rig->vhost, VHOST_SET_OWNER) == 0) &&
+             (rig->vhost_net < 0 || ioctl(rig->vhost_net, VHOST_SET_OWNER) == 0),
+        "VHOST_SET_OWNER");
     need(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0, "a socket pair");
     rig->supervisor = start_evlinkd();
     rig->other_pid = fork();
@@ -105,11 +108,13 @@ static void set_up_agent(struct rig *rig)
     r = evlink_agent_add_vfio(rig->agent, "edu", device_fd(rig->edu), NULL, NULL);
     if (r == 0 && rig->vhost >= 0)
         r = evlink_agent_add_vhost(rig->agent, "vsock", rig->vhost, NULL, NULL);
+    if (r == 0 && rig->vhost_net >= 0)
+        r = evlink_agent_add_vhost(rig->agent, "net", rig->vhost_net, NULL, NULL);
     if (r == 0)
         r = evlink_agent_attach(rig->agent, rig->client);
     if (r == 0)
         r = evlink_agent_start(rig->agent);
-    check(r == 0, "one agent for a guest, a device of VFIO and one of vhost");
+    check(r == 0, "one agent for a guest, a device of VFIO and two of vhost");
     check(nic_open(rig) || !rig->nic_address, "and one for another device of VFIO");
 }
 
@@ -144,6 +149,7 @@ int main(int argc, char **argv)
     check_vhost(&rig);
     check_restart(&rig);
     check_vhost_end(&rig);
+    check_net(&rig);
     check_takeover(&rig);
     check_errors(&rig);
     check_request(&rig);

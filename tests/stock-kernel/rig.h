@@ -38,15 +38,18 @@
 #define ERR_GSI 34
 #define AER_GSI 35
 #define REQUEST_GSI 36
-#define LAST_GSI REQUEST_GSI
+#define NET_RX_GSI 37
+#define NET_TX_GSI 38
+#define LAST_GSI NET_TX_GSI
 #define KICK_PORT 0x540
+#define NET_KICK_PORT 0x550 /* takes the number of the ring */
 
 struct rig {
     pid_t supervisor, other_pid;
     int other;
     struct guest *guest;
     struct device *edu, *nic; /* NULL: there is none */
-    int vhost;
+    int vhost, vhost_net;     /* -1: there is none */
     struct evlink_client *client;
     struct evlink_agent *agent, *nic_agent;
     const char *nic_address, *faulty_address;
@@ -180,6 +183,10 @@ void check_vsock(struct rig *rig);
 /* Leaves "rx", "tx", "kick" and "err" linked, for check_vhost_end(). */
 void check_vhost(struct rig *rig);
 void check_vhost_end(struct rig *rig);
+
+/* ---- vhost-net (net.c) ---- */
+
+void check_net(struct rig *rig);
 
 /* ---- What happens to links ---- */
 

@@ -1,86 +1,38 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Rings of vhost-vsock. */
 #include "rig.h"
+#include "rings.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <linux/vhost.h>
-#include <linux/virtio_ring.h>
 #include <linux/virtio_vsock.h>
 #include <linux/vm_sockets.h>
 #include <poll.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define GUEST_CID 3
-#define RING_SIZE 8
-
-/* What a driver in guest a would have in its memory; here it is ours, at the same addresses. */
-struct rings {
-    struct {
-        struct vring_desc desc[RING_SIZE];
-        struct {
-            uint16_t flags, idx, ring[RING_SIZE];
-        } avail __attribute__((aligned(64)));
-        struct {
-            uint16_t flags, idx;
-            struct vring_used_elem ring[RING_SIZE];
-        } used __attribute__((aligned(64)));
-    } ring[2] __attribute__((aligned(4096)));
-    unsigned char rx[4096];
-    struct virtio_vsock_hdr tx;
-};
 
 static struct rings *rings;
 
 static int vsock_start(struct rig *rig)
 {
-    struct vhost_memory_region region = { .memory_size = sizeof(*rings) };
-    union {
-        struct vhost_memory memory;
-        unsigned char bytes[sizeof(struct vhost_memory) + sizeof(region)];
-    } table = { .memory = { .nregions = 1 } };
     uint64_t cid = GUEST_CID;
-    int on = 1;
+    int on = 1, r;
 
-    rings = mmap(NULL, sizeof(*rings), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (rings == MAP_FAILED)
-        return -errno;
-    region.guest_phys_addr = region.userspace_addr = (uintptr_t)rings;
-    memcpy(table.bytes + offsetof(struct vhost_memory, regions), &region, sizeof(region));
-    if (ioctl(rig->vhost, VHOST_SET_MEM_TABLE, &table) < 0 ||
-        ioctl(rig->vhost, VHOST_VSOCK_SET_GUEST_CID, &cid) < 0)
-        return -errno;
-    for (unsigned i = 0; i < 2; i++) {
-        struct vhost_vring_state size = { i, RING_SIZE }, base = { i, 0 };
-        struct vhost_vring_addr address = {
-            .index = i,
-            .desc_user_addr = (uintptr_t)rings->ring[i].desc,
-            .avail_user_addr = (uintptr_t)&rings->ring[i].avail,
-            .used_user_addr = (uintptr_t)&rings->ring[i].used,
-        };
-
-        if (ioctl(rig->vhost, VHOST_SET_VRING_NUM, &size) < 0 ||
-            ioctl(rig->vhost, VHOST_SET_VRING_BASE, &base) < 0 ||
-            ioctl(rig->vhost, VHOST_SET_VRING_ADDR, &address) < 0)
-            return -errno;
-    }
-    return ioctl(rig->vhost, VHOST_VSOCK_SET_RUNNING, &on) < 0 ? -errno : 0;
-}
-
-static void put_in_ring(unsigned ring, void *buffer, uint32_t length, uint16_t flags)
-{
-    rings->ring[ring].desc[0] =
-        (struct vring_desc){ .addr = (uintptr_t)buffer, .len = length, .flags = flags };
-    rings->ring[ring].avail.ring[rings->ring[ring].avail.idx % RING_SIZE] = 0;
-    __atomic_store_n(&rings->ring[ring].avail.idx, rings->ring[ring].avail.idx + 1, __ATOMIC_RELEASE);
+    r = rings_new(rig->vhost, &rings);
+    if (r < 0)
+        return r;
+    return ioctl(rig->vhost, VHOST_VSOCK_SET_GUEST_CID, &cid) < 0 ||
+                   ioctl(rig->vhost, VHOST_VSOCK_SET_RUNNING, &on) < 0
+               ? -errno
+               : 0;
 }
 
 /*
@@ -96,15 +48,16 @@ static void exchange(struct rig *rig, struct exchanges *tally)
     struct sockaddr_vm address = { .svm_family = AF_VSOCK, .svm_cid = GUEST_CID, .svm_port = 1234 };
     uint64_t rx = guest_interrupts(rig->guest, RX_GSI), tx = guest_interrupts(rig->guest, TX_GSI);
     int sock = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), error = 0, exits;
-    const struct virtio_vsock_hdr *request = (const void *)rings->rx;
+    const struct virtio_vsock_hdr *request = (const void *)rings->buffer[RING_RX];
+    struct virtio_vsock_hdr refusal;
     struct pollfd poll_fd = { .fd = sock, .events = POLLOUT };
     socklen_t length = sizeof(error);
 
     need(sock >= 0, "a vsock");
-    put_in_ring(0, rings->rx, sizeof(rings->rx), VRING_DESC_F_WRITE);
+    rings_put(rings, RING_RX, sizeof(rings->buffer[RING_RX]));
     (void)connect(sock, (struct sockaddr *)&address, sizeof(address));
     tally->rx += (unsigned)(guest_wait(rig->guest, RX_GSI, rx + 1, ARRIVAL_MS) - rx);
-    rings->tx = (struct virtio_vsock_hdr){
+    refusal = (struct virtio_vsock_hdr){
         .src_cid = GUEST_CID,
         .dst_cid = VMADDR_CID_HOST,
         .src_port = 1234,
@@ -112,7 +65,8 @@ static void exchange(struct rig *rig, struct exchanges *tally)
         .type = VIRTIO_VSOCK_TYPE_STREAM,
         .op = VIRTIO_VSOCK_OP_RST,
     };
-    put_in_ring(1, &rings->tx, sizeof(rings->tx), 0);
+    memcpy(rings->buffer[RING_TX], &refusal, sizeof(refusal));
+    rings_put(rings, RING_TX, sizeof(refusal));
     exits = guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
     tally->exits += exits == 0 ? 0 : 1;
     tally->tx += (unsigned)(guest_wait(rig->guest, TX_GSI, tx + 1, ARRIVAL_MS) - tx);
@@ -207,17 +161,16 @@ void check_vhost_end(struct rig *rig)
     check(evlink_disconnect(client, "tx") == 0, "the sending ring's call is unlinked");
     silence();
     before = guest_interrupts(rig->guest, TX_GSI);
-    put_in_ring(0, rings->rx, sizeof(rings->rx), VRING_DESC_F_WRITE);
-    put_in_ring(1, &rings->tx, sizeof(rings->tx), 0);
+    rings_put(rings, RING_RX, sizeof(rings->buffer[RING_RX]));
+    rings_put(rings, RING_TX, sizeof(struct virtio_vsock_hdr));
     (void)guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
     silence();
-    check(
-        guest_interrupts(rig->guest, TX_GSI) == before && rings->ring[1].used.idx == rings->ring[1].avail.idx,
+    check(guest_interrupts(rig->guest, TX_GSI) == before && rings_used(rings, RING_TX),
         "it is silent after that, though the packet was sent");
 
     /* More than the ring has. */
     before = guest_interrupts(rig->guest, ERR_GSI);
-    rings->ring[1].avail.idx += 100;
+    rings->ring[RING_TX].avail.idx += 100;
     (void)guest_ring_pio(rig->guest, KICK_PORT, 2, 1, 1);
     n = (unsigned)(guest_wait(rig->guest, ERR_GSI, before + 1, ARRIVAL_MS) - before);
     check(n >= 1, "the ring's err to KVM irqfd, for a broken ring: arrived %u", n);
