@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Links between real kernel subsystems: a guest's doorbells and interrupts, INTx and MSI of QEMU's edu
- * device, MSI-X of its e1000e, rings of vhost-vsock. Runs as root in the emulated machine of
- * tests/check-stock-kernel, with evlinkd as another user beside it, and says in TAP what it saw.
+ * device, MSI-X of its e1000e, err and req, rings of vhost-vsock and vhost-net; and what becomes of them when
+ * evlinkd is killed, or the VMM is replaced. Runs as root in the emulated machine of
+ * tests/check-stock-kernel, with evlinkd as another user beside it, supervised and durable, and says in TAP
+ * what it saw.
  *
  * Two VMMs: this process has guest a and the devices; a child has guest b, and a descriptor of our vhost
  * device, with which it can do nothing. Edges coalesce: one is raised at a time, and waited for. What must
@@ -34,6 +36,7 @@ static void check_end(struct rig *rig)
     check(status.links == 1 && status.eventfds == 0, "nothing else is left in evlinkd: %d links, %d eventfds",
         (int)status.links, (int)status.eventfds);
     check_many(rig);
+    check_edu(rig, EDU_GSI, "edu MSI after that");
     end_evlinkd(rig->supervisor);
     silence();
     n = raise_deaf(rig, EDU_GSI);
