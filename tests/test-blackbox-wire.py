@@ -415,6 +415,18 @@ class Descriptors(blackbox.Case):
         for i in range(40):
             self.assertEqual(self.claimed_count(f"e{i}"), i + 1)
 
+    def test_in_a_row(self):
+        """However many come with descriptors before an answer is read: the last one is answered too."""
+        for n in (1, 15, 16, 17, 31, 32, 33, 48, 64, 65, 128):
+            fds = self.numbered(n)
+            for i, fd in enumerate(fds):
+                self.client.start("Hold", {"name": f"e{i}", "fileDescriptorIndex": 0}, [fd])
+            for i in range(n):
+                self.assertEqual(self.client.finish()[0]["eventfd"]["name"], f"e{i}")
+            for i in range(n):
+                self.assertEqual(self.claimed_count(f"e{i}"), i + 1)
+                self.client.call("Release", {"name": f"e{i}"})
+
     def test_not_the_previous_call(self):
         """A descriptor is not lent to the calls around it."""
         fd = self.eventfd(1)

@@ -22,7 +22,7 @@
 #define OUT_HIGH ((size_t)256 * 1024)
 
 /* Receives, and steps of lists, in one callback: others are waiting. */
-#define RECEIVES_MAX 64
+#define RECEIVES_MAX 16
 #define STREAM_MAX 32
 
 /* Answers with a descriptor that one connection may leave unread: all users' share one limit of the kernel's.
@@ -290,10 +290,10 @@ static void advance(struct connection *connection)
 
     if (connection->finished && connection->monitor)
         hang_up(connection);
-    for (int i = 0; i < RECEIVES_MAX && !connection->failed; i++) {
+    for (int received = 0;; received++) {
         serve(connection);
-        if (connection->failed || connection->finished || is_full(connection) || server->recovering ||
-            (connection->call.root && !connection->monitor))
+        if (connection->failed || received == RECEIVES_MAX || connection->finished || is_full(connection) ||
+            server->recovering || (connection->call.root && !connection->monitor))
             break;
         r = socket_receive(connection->fd, &connection->in);
         if (r == 0)
