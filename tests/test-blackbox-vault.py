@@ -3,8 +3,11 @@
 """What outlives evlinkd: killed between any two steps of a change or of the vault's own work, it comes back with what
 was acknowledged, and what was not is there wholly or not at all."""
 import array
+import contextlib
 import json
 import os
+import resource
+import signal
 import socket
 import struct
 import tempfile
@@ -28,6 +31,38 @@ def settled(client, agents):
         tuple(sorted((name, tuple(sorted(agent["offered"]))) for name, agent in client.list("Agents").items())),
         tuple(sorted(endpoint for agent in agents for endpoint, _ in list(agent.plugged))),
     )
+
+
+class Hog:
+    """A process of a user's that has as many descriptors under way as it may."""
+
+    def __init__(self, uid, nofile):
+        ready, told = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.setuid(uid)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
+                fds = array.array("i", [told] * 253)
+                pairs = []
+                with contextlib.suppress(OSError):  # ETOOMANYREFS
+                    while True:
+                        pairs.append(socket.socketpair())
+                        pairs[-1][0].setblocking(False)
+                        with contextlib.suppress(BlockingIOError):
+                            while True:
+                                pairs[-1][0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+                os.write(told, b"x")
+                signal.pause()
+            finally:
+                os._exit(1)
+        os.close(told)
+        os.read(ready, 1)
+        os.close(ready)
+
+    def stop(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
 class VaultCase(blackbox.Case):
@@ -94,6 +129,35 @@ class Survive(VaultCase):
         self.kill()
         self.assertEqual(len(self.client.list("Eventfds")), 400)
         self.assertLessEqual(len(self.broker.stored), 16)
+
+    @blackbox.unittest.skipUnless(os.geteuid() == 0, "another user is needed, whose limits count: run it as root")
+    def test_cannot_be_safe(self):
+        """Pipelined Holds that cannot be made safe are refused, and were not; what is called between them is served."""
+        uid = 1_000_000 + os.getpid()
+        self.keep(uid=uid, nofile=2000)
+        fds = [self.eventfd(i) for i in range(8)]
+        self.client.hold("before", fds[0])
+        hog = Hog(uid, 4000)
+        try:
+            for i, fd in enumerate(fds):
+                if i == 5:
+                    self.client.start("Status")
+                self.client.start("Hold", {"name": f"e{i}", "fileDescriptorIndex": 0}, [fd])
+            for i in range(len(fds)):
+                if i == 5:
+                    self.assertEqual(self.client.finish()[0]["eventfds"], 1)
+                self.assert_error("QuotaExceeded", {"what": "descriptors", "limit": 2000}, self.client.finish)
+            self.assertEqual(list(self.client.list("Eventfds")), ["before"])
+        finally:
+            hog.stop()
+        self.assertEqual(self.broker.deaths, [])
+        for i, fd in enumerate(fds):
+            self.client.start("Hold", {"name": f"e{i}", "fileDescriptorIndex": 0}, [fd])
+        for _ in fds:
+            self.client.finish()
+        self.kill()
+        self.assertEqual({name: each["pending"] for name, each in self.client.list("Eventfds").items()},
+                         {"before": 0, **{f"e{i}": i for i in range(8)}})
 
     def test_counts(self):
         """Held eventfds are the same, with their counts, owners, times and lifetimes."""
@@ -521,6 +585,39 @@ class CrashPoints(VaultCase):
         for fd in fds.values():
             self.assert_count(fd, 0)
         print(f"# killed at {tried} crash points of changes")
+
+    def test_row(self):
+        """Pipelined Holds, which are made safe together: what is there afterwards are the first so many of them, no fewer
+        than were answered, each with its own eventfd."""
+        calls = [(f"r{i}", self.eventfd(i + 1)) for i in range(6)]
+        self.client.hold("before", self.eventfd(100))
+        n = 0
+        while True:
+            n += 1
+            deaths = len(self.broker.deaths)
+            self.set_point(n)
+            answered = 0
+            try:
+                for name, fd in calls:
+                    self.client.start("Hold", {"name": name, "fileDescriptorIndex": 0}, [fd])
+                for _ in calls:
+                    self.client.finish()
+                    answered += 1
+            except (EOFError, ConnectionError):
+                pass
+            if answered == len(calls) and self.is_pending():
+                break
+            self.broker.wait_deaths(deaths + 1)
+            self.reconnect()
+            held = self.client.list("Eventfds")
+            counts = {"before": 100, **{f"r{i}": i + 1 for i in range(len(held) - 1)}}
+            self.assertEqual({name: each["pending"] for name, each in held.items()}, counts, f"point {n}")
+            self.assertGreater(len(held), answered, f"point {n}")
+            for name in list(held)[1:]:
+                self.client.call("Release", {"name": name})
+        self.set_point(0)
+        with open(self.log.name, encoding="ascii") as log:
+            self.assertIn("row: before its eventfds are safe", log.read())
 
     def test_every_step_of_recovery(self):
         """Killed while it comes back, too."""

@@ -310,6 +310,17 @@ void held_drop(struct model *model, struct held *held, enum notice why)
     held_free(held);
 }
 
+void model_unhold(struct model *model, struct held *held)
+{
+    held_drop(model, held, NOTICE_RELEASED);
+    model_settle(model);
+}
+
+bool model_is_awaited(struct model *model, const char *name)
+{
+    return site_find(model, SUBSYSTEM_NONE, name) != NULL;
+}
+
 int model_release(struct model *model, const struct peer *peer, const char *name, struct fault *fault)
 {
     const struct link *link;

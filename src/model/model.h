@@ -409,6 +409,12 @@ struct life_request {
 int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
     const struct life_request *life, struct fault *fault);
 
+/* Undoes model_hold() of one, of which nothing came yet. */
+void model_unhold(struct model *model, struct held *held);
+
+/* Whether a link waits for an eventfd of that name, a valid one. */
+bool model_is_awaited(struct model *model, const char *name);
+
 /* Whether names[0..n-1] could be held: what model_hold() would say before it looks at descriptors. */
 int model_may_hold(struct model *model, const char *const *names, size_t n, struct fault *fault);
 

@@ -7,6 +7,7 @@
 #include "service/config.h"
 #include "service/method.h"
 #include "service/monitor.h"
+#include "service/row.h"
 #include "wire/socket.h"
 
 #include <errno.h>
@@ -61,6 +62,11 @@ struct emit *connection_begin(struct connection *connection)
 
 struct emit *connection_begin_error(struct connection *connection, const char *error)
 {
+    struct row *row = connection->server->row;
+
+    /* What is behind the answers of a row would be lost with them. */
+    if (row->connection == connection && !row->open)
+        row_settle(row);
     varlink_reply_begin(&connection->emit, &connection->out, error);
     return &connection->emit;
 }
@@ -303,6 +309,7 @@ static void advance(struct connection *connection)
         else if (r < 0)
             fail(connection, "cannot receive", r);
     }
+    row_settle(server->row);
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
         bool was_full = is_full(connection);
 

@@ -4,6 +4,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "service/method.h"
+#include "service/row.h"
 #include "service/show.h"
 #include "service/vault.h"
 
@@ -27,7 +28,31 @@ static const struct field hold_fields[] = {
     FIELDS_END,
 };
 
-static int hold(struct connection *connection, const void *parameters)
+/* Of a row, but where a link waits for that name, which would have it before it is safe. */
+static int hold_one(struct connection *connection, const char *name, int *fd, const struct life_request *life)
+{
+    struct model *model = connection->server->model;
+    struct row *row = connection->server->row;
+    struct fault fault;
+    struct held *held;
+    int r;
+
+    if (!model_is_awaited(model, name))
+        row_open(row);
+    r = model_hold(model, &connection->peer, &name, fd, 1, life, &fault);
+    if (r == 0)
+        r = model_held(model, &connection->peer, name, &held, &fault);
+    if (r == 0) {
+        if (row->open)
+            row_add(row, connection, held);
+        show_eventfd(connection_begin(connection), "eventfd", &connection->peer, held, false);
+        connection_end(connection);
+    }
+    row_close(row);
+    return method_result(connection, r, &fault);
+}
+
+int method_hold(struct connection *connection, const void *parameters)
 {
     const struct hold_parameters *p = parameters;
     struct model *model = connection->server->model;
@@ -35,7 +60,6 @@ static int hold(struct connection *connection, const void *parameters)
     struct life_request life;
     struct eventfd_info info;
     struct fault fault;
-    struct held *held;
     int r;
 
     if (method_life(connection, &p->life, false, &life) == 0)
@@ -54,15 +78,7 @@ static int hold(struct connection *connection, const void *parameters)
         if (fd < 0)
             return fd;
     }
-    r = model_hold(model, &connection->peer, &p->name, &fd, 1, &life, &fault);
-    if (r)
-        return method_result(connection, r, &fault);
-    r = model_held(model, &connection->peer, p->name, &held, &fault);
-    if (r)
-        return method_result(connection, r, &fault);
-    show_eventfd(connection_begin(connection), "eventfd", &connection->peer, held, false);
-    connection_end(connection);
-    return 0;
+    return hold_one(connection, p->name, &fd, &life);
 }
 
 struct hold_many_parameters {
@@ -259,7 +275,7 @@ static int status(struct connection *connection, const void *parameters)
 }
 
 const struct method held_methods[] = {
-    { "Hold", hold, hold_fields, false },
+    { "Hold", method_hold, hold_fields, false },
     { "HoldMany", hold_many, hold_many_fields, false },
     { "Claim", claim, method_name_fields, false },
     { "Renew", renew, renew_fields, false },

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "service/row.h"
 #include "wire/interface.h"
 
 #include <errno.h>
@@ -92,13 +93,17 @@ static void tell(struct emit *emit, const char *key, const struct fault *fault, 
     }
 }
 
-int method_fault(struct connection *connection, const struct fault *fault)
+static void tell_all(struct emit *emit, const struct fault *fault)
 {
     const struct error *error = &errors[fault->code];
-    struct emit *emit = connection_begin_error(connection, error->name);
 
     for (size_t i = 0; i < ARRAY_SIZE(error->parameters) && error->parameters[i].key; i++)
         tell(emit, error->parameters[i].key, fault, error->parameters[i].told);
+}
+
+int method_fault(struct connection *connection, const struct fault *fault)
+{
+    tell_all(connection_begin_error(connection, errors[fault->code].name), fault);
     connection_end(connection);
     return 0;
 }
@@ -194,14 +199,31 @@ int method_life(struct connection *connection, const struct life_parameters *par
 
 /* The table of descriptors is full: what the kernel could not deliver is gone, what was asked for cannot be.
  */
-static int full_table(struct connection *connection)
+static struct fault full_fault(void)
 {
     struct fault fault = { .code = FAULT_QUOTA_EXCEEDED, .reason = "descriptors" };
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
         fault.number = (int64_t)limit.rlim_cur;
+    return fault;
+}
+
+static int full_table(struct connection *connection)
+{
+    struct fault fault = full_fault();
+
     return method_fault(connection, &fault);
+}
+
+int method_write_full(struct frame_out *out)
+{
+    struct fault fault = full_fault();
+    struct emit emit;
+
+    varlink_reply_begin(&emit, out, errors[fault.code].name);
+    tell_all(&emit, &fault);
+    return varlink_reply_end(&emit, false, NULL);
 }
 
 int method_not_an_eventfd(struct connection *connection, int64_t index)
@@ -348,6 +370,8 @@ static int call(struct connection *connection)
         connection_end(connection);
         return 0;
     }
+    if (method->handler != method_hold)
+        row_settle(connection->server->row);
     return method->handler(connection, &parameters);
 }
 

@@ -36,6 +36,9 @@ bool method_match_is_valid(const char *match);
 /* What decoded parameters take at the most. */
 #define PARAMETERS_SIZE 256
 
+/* The handler of Hold: what other handlers are called for comes when a row (row.h) is settled. */
+int method_hold(struct connection *connection, const void *parameters);
+
 /* Serves the connection's open call. */
 void method_call(struct connection *connection);
 
@@ -44,6 +47,10 @@ int method_invalid(struct connection *connection, const char *parameter);
 
 /* Answers with the Varlink error that a fault of the model means. */
 int method_fault(struct connection *connection, const struct fault *fault);
+
+/* The same of a full table of descriptors, or what may be under way, for a call that is not open: 0, -errno.
+ */
+int method_write_full(struct frame_out *out);
 
 /* What a call on the model that returned r means: r < 0 is passed on, r > 0 answered with the fault. */
 int method_result(struct connection *connection, int r, const struct fault *fault);

@@ -13,6 +13,7 @@
 #include "service/journal.h"
 #include "service/monitor.h"
 #include "service/relays.h"
+#include "service/row.h"
 #include "service/session.h"
 #include "service/vault.h"
 
@@ -77,7 +78,10 @@ static int on_keep(void *userdata, struct eventfd **eventfds, size_t n)
 {
     struct server *server = userdata;
 
-    return server->vault ? vault_keep(server->vault, eventfds, n) : 0;
+    if (!server->vault)
+        return 0;
+    return n == 1 && server->row->open ? vault_keep_later(server->vault, eventfds[0])
+                                       : vault_keep(server->vault, eventfds, n);
 }
 
 static void on_unkeep(void *userdata, struct eventfd *eventfd)
@@ -132,8 +136,10 @@ static void on_timer(evutil_socket_t fd, short what, void *userdata)
 
 void server_sync(struct server *server)
 {
-    int r = server->vault ? vault_sync(server->vault) : 0;
+    int r;
 
+    row_settle(server->row);
+    r = server->vault ? vault_sync(server->vault) : 0;
     if (r == 0)
         return;
     /* Nothing of it was told to anybody: for the next process it did not happen. */
@@ -460,7 +466,8 @@ int server_new(const struct server_options *options, struct server **ret_server)
      */
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
     (void)signal(SIGPIPE, SIG_IGN);
-    r = config_load(config_folders, options->config, &server->config);
+    server->row = row_new(server);
+    r = server->row ? config_load(config_folders, options->config, &server->config) : -ENOMEM;
     if (r >= 0)
         r = passed_new(&passed);
     if (r >= 0)
@@ -541,6 +548,7 @@ struct server *server_free(struct server *server)
     fd_close(server->lock);
     free(server->path);
     config_free(server->config);
+    free(server->row);
     free(server);
     return NULL;
 }

@@ -32,6 +32,7 @@ struct server {
     LIST_HEAD(, session) sessions;
     LIST_HEAD(, monitor) monitors;
     size_t n_connections;
+    struct row *row;    /* Holds that are not safe yet: see connection.h */
     int64_t started_at; /* since the epoch */
     struct server_options options;
     int64_t agent_timeout; /* microseconds */

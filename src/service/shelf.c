@@ -73,8 +73,10 @@ struct shelf {
     size_t live, in_flight, most, room;
     size_t n_queues, old; /* old: the one that was last put to */
     SLIST_HEAD(, item) dropped;
-    bool truncated; /* the table of descriptors was full when it was looked through */
-    bool dirty;     /* something was dropped since the last time that all was clean */
+    bool truncated;                   /* the table of descriptors was full when it was looked through */
+    bool dirty;                       /* something was dropped since the last time that all was clean */
+    struct item *later[MESSAGE_MOST]; /* that wait for shelf_flush() */
+    size_t n_later;
     struct queue queues[OLD + SHELF_OLD_MAX];
 };
 
@@ -347,28 +349,47 @@ static int put(struct shelf *shelf, enum shelf_class class, struct item *const *
     return r == -EAGAIN ? -ENOBUFS : r;
 }
 
+static int put_or_make_room(struct shelf *shelf, enum shelf_class class, struct item *const *items, size_t n)
+{
+    int r = put(shelf, class, items, n);
+
+    if (r != -ETOOMANYREFS && r != -ENOBUFS)
+        return r;
+    /* What nobody wants any more is in the way, maybe. */
+    for (size_t i = 0; i < shelf->n_queues; i++)
+        (void)move(shelf, &shelf->queues[i], shelf->queues[i].n_messages);
+    return put(shelf, class, items, n);
+}
+
+static struct item *item_new(struct shelf *shelf, enum shelf_class class, int fd)
+{
+    struct item *item = malloc(sizeof(*item));
+
+    if (item)
+        *item = (struct item){ .number = shelf->next++, .risky = class == SHELF_AGENTS, .fd = fd };
+    return item;
+}
+
+/* Whether the next process will have room for n more, and for what it needs besides. */
+static bool has_room(const struct shelf *shelf, size_t n)
+{
+    return shelf->live + n <= shelf->room;
+}
+
 int shelf_put(struct shelf *shelf, enum shelf_class class, const int *fds, size_t n, struct item **ret_items)
 {
-    struct item *items[MESSAGE_MOST];
+    struct item *items[MESSAGE_MOST] = { NULL };
     int r = -ENOMEM;
     size_t i;
 
-    /* The next process has to have room for them, and for what it needs besides. */
-    if (shelf->live + n > shelf->room)
+    if (!has_room(shelf, n))
         return -EMFILE;
     for (i = 0; i < n; i++) {
-        items[i] = malloc(sizeof(struct item));
+        items[i] = item_new(shelf, class, fds[i]);
         if (!items[i])
             goto fail;
-        *items[i] = (struct item){ .number = shelf->next++, .risky = class == SHELF_AGENTS, .fd = fds[i] };
     }
-    r = put(shelf, class, items, n);
-    if (r == -ETOOMANYREFS || r == -ENOBUFS) {
-        /* What nobody wants any more is in the way, maybe. */
-        for (size_t k = 0; k < shelf->n_queues; k++)
-            (void)move(shelf, &shelf->queues[k], shelf->queues[k].n_messages);
-        r = put(shelf, class, items, n);
-    }
+    r = put_or_make_room(shelf, class, items, n);
     if (r < 0)
         goto fail;
     memcpy(ret_items, items, n * sizeof(struct item *));
@@ -381,10 +402,38 @@ fail:
     return r;
 }
 
+int shelf_put_later(struct shelf *shelf, int fd, struct item **ret_item)
+{
+    struct item *item;
+
+    if (!has_room(shelf, 1))
+        return -EMFILE;
+    if (shelf->n_later == MESSAGE_MOST)
+        return -ENOBUFS;
+    item = item_new(shelf, SHELF_EVENTFDS, fd);
+    if (!item)
+        return -ENOMEM;
+    shelf->later[shelf->n_later++] = item;
+    shelf->live++;
+    *ret_item = item;
+    return 0;
+}
+
+int shelf_flush(struct shelf *shelf)
+{
+    size_t n = shelf->n_later;
+
+    shelf->n_later = 0;
+    return n > 0 ? put_or_make_room(shelf, SHELF_EVENTFDS, shelf->later, n) : 0;
+}
+
 void shelf_drop(struct shelf *shelf, struct item *item)
 {
     if (!item)
         return;
+    for (size_t i = 0; i < shelf->n_later; i++)
+        if (shelf->later[i] == item)
+            shelf->later[i--] = shelf->later[--shelf->n_later];
     shelf->live--;
     SLIST_INSERT_HEAD(&shelf->dropped, item, in_dropped);
 }

@@ -51,6 +51,13 @@ int shelf_end(const struct shelf *shelf, size_t i, char name[static 16]);
  */
 int shelf_put(struct shelf *shelf, enum shelf_class class, const int *fds, size_t n, struct item **ret_items);
 
+/*
+ * The same of one eventfd, which is safe only once shelf_flush() has returned 0: all since the last time go
+ * there in one message. Where it fails, none of them is there, and they are to be dropped.
+ */
+int shelf_put_later(struct shelf *shelf, int fd, struct item **ret_item);
+int shelf_flush(struct shelf *shelf);
+
 uint64_t item_number(const struct item *item);
 
 /*

@@ -81,6 +81,12 @@ void vault_ended(struct vault *vault, enum saved_kind kind, uint64_t number)
     vault->broken |= ledger_delete(vault->ledger, kind, number) < 0;
 }
 
+static void give(struct eventfd *eventfd, struct item *item)
+{
+    eventfd->item = item;
+    eventfd->number = item_number(item);
+}
+
 int vault_keep(struct vault *vault, struct eventfd **eventfds, size_t n)
 {
     struct item *items[HOLD_MOST];
@@ -93,11 +99,27 @@ int vault_keep(struct vault *vault, struct eventfd **eventfds, size_t n)
     r = shelf_put(vault->shelf, SHELF_EVENTFDS, fds, n, items);
     if (r < 0)
         return r;
-    for (size_t i = 0; i < n; i++) {
-        eventfds[i]->item = items[i];
-        eventfds[i]->number = item_number(items[i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        give(eventfds[i], items[i]);
     return 0;
+}
+
+int vault_keep_later(struct vault *vault, struct eventfd *eventfd)
+{
+    struct item *item;
+    int r;
+
+    if (ledger_is_crowded(vault->ledger))
+        return -ENOBUFS;
+    r = shelf_put_later(vault->shelf, eventfd->fd, &item);
+    if (r == 0)
+        give(eventfd, item);
+    return r;
+}
+
+int vault_flush(struct vault *vault)
+{
+    return shelf_flush(vault->shelf);
 }
 
 void vault_unkeep(struct vault *vault, struct eventfd *eventfd)

@@ -38,6 +38,10 @@ const struct vault_report *vault_report(const struct vault *vault);
 
 /* The model's hooks of the same names. */
 int vault_keep(struct vault *vault, struct eventfd **eventfds, size_t n);
+/* The same of one, which is safe only once vault_flush() has returned 0; where it fails, it is to be unkept.
+ */
+int vault_keep_later(struct vault *vault, struct eventfd *eventfd);
+int vault_flush(struct vault *vault);
 void vault_unkeep(struct vault *vault, struct eventfd *eventfd);
 void vault_ended(struct vault *vault, enum saved_kind kind, uint64_t number);
 int vault_drain(struct vault *vault, const struct end *end, struct eventfd *eventfd, uint64_t *ret_count);
