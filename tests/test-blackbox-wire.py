@@ -246,6 +246,7 @@ class Frames(blackbox.Case):
             b'\xef\xbb\xbf{"method":"io.evlink.Broker.Status"}',
             b"[" * 200000,
             b'{"a":' * 50000,
+            b'{"method":"io.evlink.Broker.Status","parameters":{"a":' + b"[" * 31 + b"]" * 31 + b"}}",
             b'{"method":"io.evlink.Broker.Status","parameters":{"a":' + b"[" * 100000 + b"]" * 100000 + b"}}",
         ]
         before = self.state()
@@ -260,6 +261,12 @@ class Frames(blackbox.Case):
                 self.assertTrue(other.at_end(), data[:80])
                 self.assertEqual(self.state(), before, data[:80])
             other.close()
+
+    def test_deepest(self):
+        """32 levels are none too many."""
+        self.client.send(b'{"method":"io.evlink.Broker.Status","parameters":{"a":' + b"[" * 30 + b"]" * 30 + b"}}\0")
+        self.client.expect("Status")
+        self.assert_error("InvalidParameter", {"parameter": "a"}, self.client.finish)
 
     def test_malformed_with_descriptors(self):
         for data in (b"x\0", b'{"method":1}\0', b"\0"):

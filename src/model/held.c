@@ -168,9 +168,10 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
 
     if (n > HOLD_MOST)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "eventfds in one call", HOLD_MOST);
-    r = model_may_hold(model, names, n, fault);
-    if (r == 0)
-        r = model_charge(model, peer->uid, QUOTA_EVENTFDS, n, fault);
+    for (size_t i = 0; i < n; i++)
+        if (!name_is_valid(names[i]))
+            return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
+    r = model_charge(model, peer->uid, QUOTA_EVENTFDS, n, fault);
     if (r)
         return r;
     for (made = 0; made < n && r == 0; made++) {
@@ -180,7 +181,7 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
             held->eventfd = eventfd_take(model, fds[made]);
         if (!held || !held->eventfd)
             r = -ENOMEM;
-        /* A name that the call gives twice shows here. */
+        /* One that is held, or that the call gives twice. */
         else if (RB_INSERT(held_tree, &model->held, held))
             r = fault_set(fault, FAULT_NAME_TAKEN, names[made], NULL, NULL, 0);
         if (r) {

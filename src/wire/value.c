@@ -96,6 +96,12 @@ static int read_escape(char **from, char **to)
     return 0;
 }
 
+/* Whether it stands for itself, alone. */
+static bool is_plain(char c)
+{
+    return c >= 0x20 && (unsigned char)c < 0x80 && c != '"' && c != '\\';
+}
+
 /* Reads a string, and ends it with a NUL, which is where its closing quote was or before that. */
 static int read_string(struct reader *reader, const char **ret_string)
 {
@@ -105,9 +111,14 @@ static int read_string(struct reader *reader, const char **ret_string)
     if (*from++ != '"')
         return -EBADMSG;
     *ret_string = to = from;
-    while (*from != '"') {
+    for (;;) {
         size_t n;
 
+        /* The most of most strings. */
+        while (is_plain(*from))
+            *to++ = *from++;
+        if (*from == '"')
+            break;
         if (*from == '\\') {
             r = read_escape(&from, &to);
             if (r < 0)
