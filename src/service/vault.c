@@ -54,12 +54,21 @@ static void on_cleaning(evutil_socket_t fd, short what, void *userdata)
     clean_later(vault, shelf_clean(vault->shelf));
 }
 
+int vault_flush(struct vault *vault)
+{
+    return shelf_flush(vault->shelf);
+}
+
 int vault_sync(struct vault *vault)
 {
     struct model *model = vault->server->model;
     struct saved *saved;
     int r;
 
+    /* What a record refers to comes first. */
+    r = vault_flush(vault);
+    if (r < 0)
+        return r;
     while ((saved = model_next_due(model))) {
         vault->packer.length = 0;
         model_record(saved, &vault->packer);
@@ -115,11 +124,6 @@ int vault_keep_later(struct vault *vault, struct eventfd *eventfd)
     if (r == 0)
         give(eventfd, item);
     return r;
-}
-
-int vault_flush(struct vault *vault)
-{
-    return shelf_flush(vault->shelf);
 }
 
 void vault_unkeep(struct vault *vault, struct eventfd *eventfd)
