@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* policy_may(), as a table: who, what, whose, and whether. */
+/* policy_may(), as a table: who, what, whose, and whether; and scopes. */
 #include "base/cleanup.h"
 #include "model/policy.h"
 #include "util.h"
@@ -102,16 +102,222 @@ static void test_table(void **state)
     }
 }
 
+static const struct {
+    const char *scope; /* of who asks, with those entries */
+    uid_t uid;
+    enum right right;
+    const char *what;
+    uid_t owner;
+    bool may, may_as_owner; /* ... of what it made through the scope */
+} scoped[] = {
+    /* names */
+    { "web", 7, RIGHT_CLAIM, "web.x", 7, true, true },
+    { "web", 7, RIGHT_CLAIM, "web.x.y", 7, true, true },
+    { "web", 7, RIGHT_CLAIM, "web.x/eoi", 7, true, true },
+    { "web", 7, RIGHT_CLAIM, "web", 7, false, false },
+    { "web", 7, RIGHT_LIST, "webx", 7, false, false },
+    { "web", 7, RIGHT_LIST, "web-x", 7, false, false },
+    { "web", 7, RIGHT_LIST, "x", 7, false, false },
+    { "web", 7, RIGHT_LIST, "db.x", 7, false, false },
+    { "web.a", 7, RIGHT_LIST, "web.a.x", 7, true, true },
+    { "web.a", 7, RIGHT_LIST, "web.x", 7, false, false },
+    { "web.a", 7, RIGHT_LIST, "web.a", 7, false, false },
+    /* no more than the uid could without it */
+    { "web", 7, RIGHT_LIST, "web.x", 8, false, false },
+    { "web", 7, RIGHT_CONNECT, "kvm/vm1/gsi/5", 8, false, false },
+    /* root's scope as well */
+    { "web", 0, RIGHT_CLAIM, "web.x", 7, true, true },
+    { "web", 0, RIGHT_CLAIM, "x", 7, false, false },
+    { "web", 0, RIGHT_CLAIM, "x", 0, false, false },
+    { "web", 0, RIGHT_CONNECT, "kvm/vm1/gsi/5", 7, true, true },
+    { "web", 0, RIGHT_CONNECT, "kvm/vm2/gsi/5", 7, false, true },
+    /* endpoints: at a slash */
+    { "web", 7, RIGHT_CONNECT, "kvm/vm1/gsi/5", 7, true, true },
+    { "web", 7, RIGHT_CONNECT, "kvm/vm1/gsi/5/level", 7, true, true },
+    { "web", 7, RIGHT_ATTACH, "kvm/vm1", 7, true, true },
+    { "web", 7, RIGHT_CONNECT, "kvm/vm10/gsi/5", 7, false, true },
+    { "web", 7, RIGHT_CONNECT, "kvm/vm", 7, false, true },
+    { "web", 7, RIGHT_CONNECT, "vfio/vm1/err", 7, false, true },
+    { "web", 7, RIGHT_CONNECT, "vhost/net0/vring/0/kick", 7, true, true },
+    { "web", 7, RIGHT_CONNECT, "vhost/net0/vring/1/kick", 7, false, true },
+    { "web", 7, RIGHT_ATTACH, "vhost/net0", 7, false, true },
+    /* held eventfds: its own, and one by its endpoint alone */
+    { "web", 7, RIGHT_CONNECT, "eventfd/web.x", 7, true, true },
+    { "web", 7, RIGHT_CONNECT, "eventfd/webx", 7, false, true },
+    { "web", 7, RIGHT_CONNECT, "eventfd/bell", 7, true, true },
+    { "web", 7, RIGHT_CONNECT, "eventfd/bell2", 7, false, true },
+    { "web", 7, RIGHT_CLAIM, "bell", 7, false, false },
+    /* rules do not widen a scope, and count in it */
+    { "web", 1000, RIGHT_CLAIM, "bell-1", 8, false, false },
+    { "web", 1000, RIGHT_CLAIM, "gong", 8, false, false },
+    { "bell-a", 1000, RIGHT_CLAIM, "bell-a.x", 8, true, true },
+    { "web", 7, RIGHT_LIST, "public", 8, false, false },
+};
+
+/* *ret_grant: the caller's to free. */
+static struct peer come_through(const char *scope, uid_t uid, struct grant **ret_grant)
+{
+    static const char *const entries[] = { "kvm/vm1", "vhost/net0/vring/0", "eventfd/bell" };
+    struct peer peer = { .uid = uid, .gid = uid };
+
+    assert_int_equal(origin_new(scope, "", &peer.origin), 0);
+    assert_int_equal(grant_new(entries, ARRAY_SIZE(entries), ret_grant), 0);
+    peer.grant = *ret_grant;
+    return peer;
+}
+
+static void test_scoped(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(scoped); i++) {
+        struct grant *grant;
+        struct peer peer = come_through(scoped[i].scope, scoped[i].uid, &grant), owner = policy_owner(&peer);
+        bool may = policy_may(&policy, &peer, scoped[i].right, scoped[i].what, scoped[i].owner);
+        bool may_as_owner = policy_may(&policy, &owner, scoped[i].right, scoped[i].what, scoped[i].owner);
+
+        if (may != scoped[i].may || may_as_owner != scoped[i].may_as_owner)
+            fail_msg(
+                "row %zu, %s through %s: %d and %d", i, scoped[i].what, scoped[i].scope, may, may_as_owner);
+        policy_disown(&owner);
+        policy_disown(&peer);
+        grant_free(grant);
+    }
+}
+
+static const struct {
+    const char *by; /* the scope of who revokes; "": none */
+    uid_t uid;
+    const char *revoked, *scope; /* of a connection of 7's */
+    bool may;
+} revoked[] = {
+    { "", 7, "web", "web", true },
+    { "", 7, "web", "web.a", true },
+    { "", 7, "web.a", "web", false },
+    { "", 7, "web", "webx", false },
+    { "", 7, "web", "", false },
+    { "", 0, "web", "web", true },
+    { "", 8, "web", "web", false },
+    { "web", 7, "web", "web", false },
+    { "web", 7, "web.a", "web.a", true },
+    { "web", 7, "web.a", "web.a.b", true },
+    { "web", 7, "db", "db", false },
+    { "web", 0, "db", "db", false },
+    { "web", 0, "web.a", "web.a", true },
+};
+
+static void test_revoke(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(revoked); i++) {
+        struct grant *grants[2];
+        struct peer peer = come_through(revoked[i].by, revoked[i].uid, &grants[0]);
+        struct peer other = come_through(revoked[i].scope, 7, &grants[1]);
+
+        if (policy_may_revoke(&peer, revoked[i].revoked, &other) != revoked[i].may)
+            fail_msg("row %zu: %s", i, revoked[i].revoked);
+        policy_disown(&peer);
+        policy_disown(&other);
+        grant_free(grants[0]);
+        grant_free(grants[1]);
+    }
+}
+
+static const struct {
+    const char *text, *entry; /* NULL: it is none */
+    bool whole;
+} entries[] = {
+    { "kvm/vm1", "kvm/vm1", false },
+    { "kvm/vm1/gsi", "kvm/vm1/gsi", false },
+    { "kvm/vm1/gsi/0x10", "kvm/vm1/gsi/16", true },
+    { "kvm/vm1/gsi/5/level", "kvm/vm1/gsi/5/level", true },
+    { "kvm/vm1/pio", "kvm/vm1/pio", false },
+    { "kvm/vm1/pio/16/0", "kvm/vm1/pio/0x10", true },
+    { "kvm/vm1/mmio", "kvm/vm1/mmio", false },
+    { "kvm/vm1/dev", "kvm/vm1/dev", false },
+    { "kvm/vm1/dev/disk.0", "kvm/vm1/dev/disk.0", false },
+    { "kvm/vm1/dev/disk.0/irq", "kvm/vm1/dev/disk.0/irq", false },
+    { "kvm/vm1/dev/disk.0/notify", "kvm/vm1/dev/disk.0/notify", false },
+    { "kvm/vm1/dev/disk.0/notify/3", "kvm/vm1/dev/disk.0/notify/3", true },
+    { "vfio/0000.01.00.0", "vfio/0000.01.00.0", false },
+    { "vfio/d/msix", "vfio/d/msix", false },
+    { "vfio/d/intx", "vfio/d/intx", true },
+    { "vhost/d", "vhost/d", false },
+    { "vhost/d/vring", "vhost/d/vring", false },
+    { "vhost/d/vring/1", "vhost/d/vring/1", false },
+    { "eventfd/bell", "eventfd/bell", true },
+    { "", NULL, false },
+    { "kvm", NULL, false },
+    { "eventfd", NULL, false },
+    { "bell", NULL, false },
+    { "kvm/", NULL, false },
+    { "kvm/vm1/", NULL, false },
+    { "kvm/*", NULL, false },
+    { "kvm/vm1/gsi/", NULL, false },
+    { "kvm/vm1/gsi/5000", NULL, false },
+    { "kvm/vm1/irq", NULL, false },
+    { "vfio/d/vring", NULL, false },
+    { "eventfd/web.*", NULL, false },
+};
+
+static void test_entries(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(entries); i++) {
+        char entry[ENDPOINT_SIZE] = "";
+        struct endpoint sample;
+        const char *reason = NULL;
+        bool whole = false;
+        int r = grant_parse(entries[i].text, entry, &sample, &whole, &reason);
+
+        if ((r == 0) != (entries[i].entry != NULL) || (r < 0 && !reason))
+            fail_msg("%s: %d, %s", entries[i].text, r, reason);
+        if (r == 0 && (strcmp(entry, entries[i].entry) != 0 || whole != entries[i].whole))
+            fail_msg("%s: %s, %d", entries[i].text, entry, whole);
+    }
+}
+
+static void test_levels(void **state)
+{
+    char level[NAME_SIZE] = "";
+
+    (void)state;
+    assert_false(scope_next_level("", level));
+    assert_true(scope_next_level("a.b..c", level));
+    assert_string_equal(level, "a");
+    assert_true(scope_next_level("a.b..c", level));
+    assert_string_equal(level, "a.b");
+    assert_true(scope_next_level("a.b..c", level));
+    assert_string_equal(level, "a.b.");
+    assert_true(scope_next_level("a.b..c", level));
+    assert_string_equal(level, "a.b..c");
+    assert_false(scope_next_level("a.b..c", level));
+    assert_true(scope_is_valid("a23456789012345678901234567890123456x"));
+    assert_false(scope_is_valid("a23456789012345678901234567890123456xy"));
+    assert_false(scope_is_valid("a/b"));
+}
+
 static void test_owner(void **state)
 {
     struct groups groups = { .n = 0 };
-    struct peer peer = { .uid = 1, .gid = 2, .pid = 3, .groups = &groups }, owner = policy_owner(&peer);
+    struct grant *grant;
+    struct peer peer = come_through("s", 1, &grant), owner;
 
     (void)state;
+    peer.gid = 2;
+    peer.pid = 3;
+    peer.groups = &groups;
+    owner = policy_owner(&peer);
+    policy_disown(&peer);
+    grant_free(grant);
+    assert_null(owner.grant);
+    assert_string_equal(peer_scope(&owner), "s");
+    assert_string_equal(peer_label(&owner), "");
     assert_int_equal(owner.uid, 1);
     assert_int_equal(owner.gid, 2);
     assert_int_equal(owner.pid, 3);
     assert_null(owner.groups);
+    policy_disown(&owner);
+    assert_string_equal(peer_scope(&owner), "");
 }
 
 static void test_names(void **state)
@@ -126,6 +332,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_scoped),
+        cmocka_unit_test(test_revoke),
+        cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_levels),
         cmocka_unit_test(test_owner),
         cmocka_unit_test(test_names),
     };

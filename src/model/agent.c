@@ -4,6 +4,7 @@
 #include "model/private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 static int agent_compare(const struct agent *a, const struct agent *b)
@@ -347,6 +348,8 @@ static bool may_take_over(const struct model *model, const struct site *site, co
 int model_may_attach(struct model *model, const struct peer *peer, const char *name,
     const struct subsystem_name *subsystems, size_t n, bool takeover, struct fault *fault)
 {
+    char text[ENDPOINT_SIZE];
+
     if (!name_is_valid(name))
         return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
     if (n == 0)
@@ -361,6 +364,14 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
     }
     if (model_find_agent(model, name))
         return fault_set(fault, FAULT_NAME_TAKEN, name, NULL, NULL, 0);
+    if (!policy_is_in_scope(peer, name))
+        return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    for (size_t i = 0; i < n; i++) {
+        (void)snprintf(
+            text, sizeof(text), "%s/%s", subsystem_name(subsystems[i].subsystem), subsystems[i].name);
+        if (!policy_is_in_scope(peer, text))
+            return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    }
     for (size_t i = 0; i < n; i++) {
         const struct site *site = site_find(model, subsystems[i].subsystem, subsystems[i].name);
 
@@ -373,6 +384,13 @@ int model_may_attach(struct model *model, const struct peer *peer, const char *n
     return 0;
 }
 
+static void agent_free(struct model *model, struct agent *agent)
+{
+    model_refund(model, &agent->owner, QUOTA_AGENTS, 1);
+    policy_disown(&agent->owner);
+    free(agent);
+}
+
 /* One that is in no tree and no site yet. */
 int agent_new(struct model *model, const struct peer *peer, const char *name,
     const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent, struct fault *fault)
@@ -380,12 +398,12 @@ int agent_new(struct model *model, const struct peer *peer, const char *name,
     struct agent *agent;
     int r;
 
-    r = model_charge(model, peer->uid, QUOTA_AGENTS, 1, fault);
+    r = model_charge(model, peer, QUOTA_AGENTS, 1, fault);
     if (r)
         return r;
     agent = calloc(1, sizeof(*agent) + n * sizeof(*subsystems));
     if (!agent) {
-        model_refund(model, peer->uid, QUOTA_AGENTS, 1);
+        model_refund(model, peer, QUOTA_AGENTS, 1);
         return -ENOMEM;
     }
     strcpy(agent->name, name);
@@ -425,8 +443,7 @@ int model_attach(struct model *model, const struct peer *peer, const char *name,
         if (r < 0) {
             while (i-- > 0)
                 site_put(model, site_find(model, subsystems[i].subsystem, subsystems[i].name));
-            model_refund(model, peer->uid, QUOTA_AGENTS, 1);
-            free(agent);
+            agent_free(model, agent);
             return r;
         }
     }
@@ -830,8 +847,7 @@ void agents_go(struct model *model)
             LIST_REMOVE(agent, in_going);
             saved_end(model, &agent->saved);
             model->hooks->agent_forgotten(model->userdata, agent);
-            model_refund(model, agent->owner.uid, QUOTA_AGENTS, 1);
-            free(agent);
+            agent_free(model, agent);
         }
     }
 }

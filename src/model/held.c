@@ -99,13 +99,16 @@ struct held *held_find(struct model *model, const char *name)
     return RB_FIND(held_tree, &model->held, &key);
 }
 
-int model_may_hold(struct model *model, const char *const *names, size_t n, struct fault *fault)
+int model_may_hold(
+    struct model *model, const struct peer *peer, const char *const *names, size_t n, struct fault *fault)
 {
     for (size_t i = 0; i < n; i++) {
         if (!name_is_valid(names[i]))
             return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
         if (held_find(model, names[i]))
             return fault_set(fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0);
+        if (!policy_is_in_scope(peer, names[i]))
+            return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     }
     return 0;
 }
@@ -129,6 +132,7 @@ struct held *held_new(const char *name, enum lifetime lifetime)
 void held_free(struct held *held)
 {
     life_drop(&held->life);
+    policy_disown(&held->owner);
     free(held);
 }
 
@@ -168,10 +172,13 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
 
     if (n > HOLD_MOST)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "eventfds in one call", HOLD_MOST);
+    /* Whether they are taken shows when they are put where names are. */
     for (size_t i = 0; i < n; i++)
         if (!name_is_valid(names[i]))
             return fault_set(fault, FAULT_INVALID, NULL, NULL, "name", 0);
-    r = model_charge(model, peer->uid, QUOTA_EVENTFDS, n, fault);
+        else if (!policy_is_in_scope(peer, names[i]))
+            return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    r = model_charge(model, peer, QUOTA_EVENTFDS, n, fault);
     if (r)
         return r;
     for (made = 0; made < n && r == 0; made++) {
@@ -200,7 +207,7 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
             RB_REMOVE(held_tree, &model->held, helds[made]);
             unhold(helds[made]);
         }
-        model_refund(model, peer->uid, QUOTA_EVENTFDS, n);
+        model_refund(model, peer, QUOTA_EVENTFDS, n);
         return r;
     }
     for (size_t i = 0; i < n; i++) {
@@ -306,7 +313,7 @@ void held_drop(struct model *model, struct held *held, enum notice why)
     }
     model_tell(model, why, held->name, NULL, NULL, &held->owner);
     saved_end(model, &held->saved);
-    model_refund(model, held->owner.uid, QUOTA_EVENTFDS, 1);
+    model_refund(model, &held->owner, QUOTA_EVENTFDS, 1);
     eventfd_unref(held->eventfd);
     held_free(held);
 }

@@ -238,7 +238,8 @@ void link_free(struct model *model, struct link *link)
     if (link->touched)
         TAILQ_REMOVE(&model->touched, link, in_touched);
     saved_end(model, &link->saved);
-    model_refund(model, link->owner.uid, QUOTA_LINKS, link->charged);
+    model_refund(model, &link->owner, QUOTA_LINKS, link->charged);
+    policy_disown(&link->owner);
     model->n_recovering -= link->recovering;
     for (char **label = link->labels; label && *label; label++)
         free(*label);
@@ -311,7 +312,8 @@ static const char *told_name(const struct model *model, const struct peer *peer,
 /* The most ends of one link: a step of it looks at each end for each. */
 #define ENDS_MAX 1024
 
-static int check_name(struct model *model, const struct link_request *request, struct fault *fault)
+static int check_name(
+    struct model *model, const struct peer *peer, const struct link_request *request, struct fault *fault)
 {
     size_t labels = 0;
 
@@ -324,6 +326,9 @@ static int check_name(struct model *model, const struct link_request *request, s
             fault, FAULT_INVALID, NULL, NULL, request->n_producers ? "consumers" : "producers", 0);
     if (request->name && link_find(model, request->name))
         return fault_set(fault, FAULT_NAME_TAKEN, request->name, NULL, NULL, 0);
+    if ((request->name && !policy_is_in_scope(peer, request->name)) ||
+        (request->group && !policy_is_in_scope(peer, request->group)))
+        return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     for (size_t i = 0; i < 2 * request->n_labels; i++)
         labels += strlen(request->labels[i]);
     if (labels > LABELS_MAX)
@@ -409,6 +414,9 @@ bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
     if (!endpoint_name(&end->endpoint)[0])
         return true; /* it did not parse: nobody's */
     endpoint_format(&end->endpoint, text);
+    /* What is not there yet as well. */
+    if (!policy_is_in_scope(peer, text))
+        return false;
     if (end_is_eventfd(end)) {
         held = held_find(model, endpoint_name(&end->endpoint));
         if (held)
@@ -567,15 +575,15 @@ static int make_eventfds(struct model *model, struct link *link)
     return (link->relayed ? shares : !has_held) ? link_make_eventfd(model, link, NULL) : 0;
 }
 
-/* Charges a link to its owner, until it is freed. */
-int link_charge(struct model *model, struct link *link, struct fault *fault)
+/* Charges a link to peer, its owner, until it is freed. */
+int link_charge(struct model *model, const struct peer *peer, struct link *link, struct fault *fault)
 {
     size_t n = 0;
     int r;
 
     for (size_t i = 0; i < link->n_ends; i++)
         n += !link->ends[i]->producer;
-    r = model_charge(model, link->owner.uid, QUOTA_LINKS, n, fault);
+    r = model_charge(model, peer, QUOTA_LINKS, n, fault);
     if (r == 0)
         link->charged = n;
     return r;
@@ -591,17 +599,19 @@ static int place_link(struct model *model, const struct peer *peer, struct link 
         if (r)
             return r;
     }
-    r = link_charge(model, link, fault);
+    r = link_charge(model, peer, link, fault);
     return r ? r : make_eventfds(model, link);
 }
 
 /* Makes up a name for a link, and gives it. */
 static int name_link(struct model *model, struct link *link)
 {
+    const char *scope = peer_scope(&link->owner);
     char name[NAME_SIZE];
 
     do
-        (void)snprintf(name, sizeof(name), "link-%" PRIu64, ++model->next_link);
+        (void)snprintf(name, sizeof(name), "%.*s%slink-%" PRIu64, SCOPE_LENGTH_MAX, scope,
+            scope[0] ? "." : "", ++model->next_link);
     while (link_find(model, name));
     link->name = strdup(name);
     if (!link->name)
@@ -629,7 +639,7 @@ static int prepare(struct model *model, const struct peer *peer, const struct li
     int r;
 
     for (size_t i = 0; i < n; i++) {
-        r = check_name(model, &requests[i], fault);
+        r = check_name(model, peer, &requests[i], fault);
         if (r)
             return r;
     }
@@ -1062,7 +1072,8 @@ int model_leave(struct model *model, const struct peer *peer, const char *text, 
         }
     if (busy) {
         forget(job);
-        return fault_set(fault, FAULT_WRONG_STATE, busy->name, NULL, busy_with(busy), 0);
+        return fault_set(fault, FAULT_WRONG_STATE, told_name(model, peer, busy) ? busy->name : canonical,
+            NULL, busy_with(busy), 0);
     }
     if (job->n_links == 0) {
         free(job);

@@ -350,10 +350,13 @@ struct limits {
 /* What there is beyond them stays. Without a call there are none. */
 void model_set_limits(struct model *model, const struct limits *limits);
 
-/* Charges n to a user: 0, FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; n: as
- * charged. */
-int model_charge(struct model *model, uid_t uid, enum quota quota, size_t n, struct fault *fault);
-void model_refund(struct model *model, uid_t uid, enum quota quota, size_t n);
+/*
+ * Charges n to a peer's user, and eventfds and links to each of the scopes that it is in as well: 0,
+ * FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; peer, n: as charged.
+ */
+int model_charge(
+    struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault);
+void model_refund(struct model *model, const struct peer *peer, enum quota quota, size_t n);
 
 /*
  * Sets the rules. policy: borrowed, until the next call; NULL: none. Links that wait get what they may have
@@ -415,8 +418,9 @@ void model_unhold(struct model *model, struct held *held);
 /* Whether a link waits for an eventfd of that name, a valid one. */
 bool model_is_awaited(struct model *model, const char *name);
 
-/* Whether names[0..n-1] could be held: what model_hold() would say before it looks at descriptors. */
-int model_may_hold(struct model *model, const char *const *names, size_t n, struct fault *fault);
+/* Whether peer could hold names[0..n-1]: what model_hold() would say before it looks at descriptors. */
+int model_may_hold(
+    struct model *model, const struct peer *peer, const char *const *names, size_t n, struct fault *fault);
 
 /* The held eventfd of that name, if peer may use it. */
 int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,

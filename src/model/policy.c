@@ -2,8 +2,56 @@
 /* Who may: see policy.h. */
 #include "model/policy.h"
 
+#include <errno.h>
 #include <fnmatch.h>
+#include <stdlib.h>
 #include <string.h>
+
+int origin_new(const char *scope, const char *label, struct origin **ret_origin)
+{
+    size_t size = strlen(label) + 1;
+    struct origin *origin = NULL;
+
+    if (scope[0] || label[0]) {
+        origin = malloc(sizeof(*origin) + size);
+        if (!origin)
+            return -ENOMEM;
+        origin->references = 1;
+        strcpy(origin->scope, scope);
+        memcpy(origin->label, label, size);
+    }
+    *ret_origin = origin;
+    return 0;
+}
+
+struct origin *origin_ref(struct origin *origin)
+{
+    if (origin)
+        origin->references++;
+    return origin;
+}
+
+struct origin *origin_unref(struct origin *origin)
+{
+    if (origin && --origin->references == 0)
+        free(origin);
+    return NULL;
+}
+
+struct peer policy_owner(const struct peer *peer)
+{
+    struct peer owner = *peer;
+
+    owner.groups = NULL;
+    owner.grant = NULL;
+    owner.origin = origin_ref(peer->origin);
+    return owner;
+}
+
+void policy_disown(struct peer *owner)
+{
+    owner->origin = origin_unref(owner->origin);
+}
 
 const char *right_name(enum right right)
 {
@@ -59,11 +107,35 @@ static bool matches(char **globs, const char *text)
     return false;
 }
 
+bool policy_is_in_scope(const struct peer *peer, const char *name_or_endpoint)
+{
+    static const char held[] = "eventfd/";
+    const char *scope = peer_scope(peer);
+    size_t length = strlen(held);
+
+    /* No endpoint looks like a name of a scope's, which has a dot where those have their first slash. */
+    if (!scope[0] || scope_has(scope, name_or_endpoint))
+        return true;
+    if (!strchr(name_or_endpoint, '/'))
+        return false;
+    return !peer->grant || grant_covers(peer->grant, name_or_endpoint) ||
+           (strncmp(name_or_endpoint, held, length) == 0 && scope_has(scope, name_or_endpoint + length));
+}
+
+bool policy_may_revoke(const struct peer *peer, const char *scope, const struct peer *delegated)
+{
+    if (!scope_is_within(peer_scope(delegated), scope) || !scope_has(peer_scope(peer), scope))
+        return false;
+    return peer->uid == 0 || peer->uid == delegated->uid;
+}
+
 bool policy_may(const struct policy *policy, const struct peer *peer, enum right right,
     const char *name_or_endpoint, uid_t owner)
 {
     bool is_endpoint = strchr(name_or_endpoint, '/');
 
+    if (!policy_is_in_scope(peer, name_or_endpoint))
+        return false;
     if (peer->uid == 0 || peer->uid == owner)
         return true;
     for (size_t i = 0; policy && i < policy->n_rules; i++) {

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Who may. Pure functions of credentials and the configuration's rules: a uid uses and sees what it made or
- * attached itself, root everything, others what a rule lets them.
+ * attached itself, root everything, others what a rule lets them. Of that, who comes through a scope uses and
+ * sees what is in the scope, and nothing else: whatever it is, and whatever a rule says.
  */
 #ifndef MODEL_POLICY_H
 #define MODEL_POLICY_H
+
+#include "model/scope.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,16 +18,43 @@ struct groups {
     gid_t gids[];
 };
 
+/* Room for any security label: more than the kernel has. */
+#define LABEL_SIZE 4097
+
+/* What tells a peer from others of its uid. Reference-counted, never changed. */
+struct origin {
+    unsigned references;
+    char scope[NAME_SIZE]; /* that it came through; "": none */
+    char label[];          /* its security label; "": none */
+};
+
+/* NULL for what has neither. -ENOMEM. */
+int origin_new(const char *scope, const char *label, struct origin **ret_origin);
+struct origin *origin_ref(struct origin *origin);   /* NULL: NULL */
+struct origin *origin_unref(struct origin *origin); /* the same; returns NULL */
+
 /*
- * A peer by its kernel credentials. Copied freely: groups is borrowed from the connection and lives as long.
- * Who owns something is kept without: see policy_owner().
+ * A peer by its kernel credentials. Copied freely: what it points to is borrowed from the connection and
+ * lives as long. Who owns something is kept without groups and grant: see policy_owner().
  */
 struct peer {
     uid_t uid;
     gid_t gid;
     pid_t pid;
     const struct groups *groups; /* the supplementary ones; NULL: none */
+    struct origin *origin;       /* NULL: neither scope nor label */
+    const struct grant *grant;   /* with a scope: what was delegated; NULL: this is an owner */
 };
+
+static inline const char *peer_scope(const struct peer *peer)
+{
+    return peer->origin ? peer->origin->scope : "";
+}
+
+static inline const char *peer_label(const struct peer *peer)
+{
+    return peer->origin ? peer->origin->label : "";
+}
 
 /* What one may be allowed to do with what is another's, named as the methods are. */
 enum right {
@@ -73,14 +103,22 @@ struct policy {
 bool policy_may(const struct policy *policy, const struct peer *peer, enum right right,
     const char *name_or_endpoint, uid_t owner);
 
-/* A peer as the owner of what it makes, which outlives its connection. */
-static inline struct peer policy_owner(const struct peer *peer)
-{
-    struct peer owner = *peer;
+/*
+ * Whether a peer's scope has that: a name that is in it, what is one of those endpoints, or an endpoint that
+ * was delegated. True for all where the peer has no scope. An owner's endpoints were judged when it named
+ * them.
+ */
+bool policy_is_in_scope(const struct peer *peer, const char *name_or_endpoint);
 
-    owner.groups = NULL;
-    return owner;
-}
+/*
+ * Whether peer may revoke a scope as far as one of its connections goes: who owns it, root, or who came
+ * through a scope that it is within. delegated: who comes through that connection.
+ */
+bool policy_may_revoke(const struct peer *peer, const char *scope, const struct peer *delegated);
+
+/* A peer as the owner of what it makes, which outlives its connection: to be ended by policy_disown(). */
+struct peer policy_owner(const struct peer *peer);
+void policy_disown(struct peer *owner);
 
 /*
  * Whether an end that is meant for uid's agent, or uid's eventfd, may have what owner attached or holds:

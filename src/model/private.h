@@ -104,7 +104,7 @@ void link_down(struct model *model, struct link *link, const char *reason);
 void link_dispose(struct model *model, struct link *link);
 bool link_has(const struct link *link, const struct eventfd *eventfd);
 void link_free(struct model *model, struct link *link);
-int link_charge(struct model *model, struct link *link, struct fault *fault);
+int link_charge(struct model *model, const struct peer *peer, struct link *link, struct fault *fault);
 bool link_is_gone(const struct link *link);
 struct link *eventfd_user(struct model *model, const struct eventfd *eventfd);
 void eventfd_join(struct model *model, struct eventfd *eventfd, struct link *link);

@@ -3,17 +3,22 @@
 #include "model/private.h"
 
 #include <errno.h>
+#include <string.h>
 
-/* One that has anything. */
+/* One that has anything: a uid, or (scope is not "") what came through a scope of a uid's or one within it.
+ */
 struct user {
     uid_t uid;
+    char scope[NAME_SIZE];
     size_t used[N_QUOTAS];
     RB_ENTRY(user) by_uid;
 };
 
 static int user_compare(const struct user *a, const struct user *b)
 {
-    return (a->uid > b->uid) - (a->uid < b->uid);
+    if (a->uid != b->uid)
+        return a->uid < b->uid ? -1 : 1;
+    return strcmp(a->scope, b->scope);
 }
 
 RB_GENERATE(user_tree, user, by_uid, user_compare)
@@ -23,7 +28,79 @@ void model_set_limits(struct model *model, const struct limits *limits)
     model->limits = *limits;
 }
 
-int model_charge(struct model *model, uid_t uid, enum quota quota, size_t n, struct fault *fault)
+static struct user *find(struct model *model, uid_t uid, const char *scope)
+{
+    struct user key = { .uid = uid };
+
+    strcpy(key.scope, scope);
+    return RB_FIND(user_tree, &model->users, &key);
+}
+
+/* The same, or a new one. NULL: out of memory. */
+static struct user *get(struct model *model, uid_t uid, const char *scope)
+{
+    struct user *user = find(model, uid, scope);
+
+    if (user)
+        return user;
+    user = calloc(1, sizeof(*user));
+    if (!user)
+        return NULL;
+    user->uid = uid;
+    strcpy(user->scope, scope);
+    RB_INSERT(user_tree, &model->users, user);
+    return user;
+}
+
+/* Forgets one that has nothing. */
+static void put(struct model *model, struct user *user)
+{
+    for (size_t i = 0; i < N_QUOTAS; i++)
+        if (user->used[i] > 0)
+            return;
+    RB_REMOVE(user_tree, &model->users, user);
+    free(user);
+}
+
+static void refund(
+    struct model *model, const struct peer *peer, const char *scope, enum quota quota, size_t n)
+{
+    struct user *user = find(model, peer->uid, scope);
+
+    if (!user)
+        return;
+    user->used[quota] -= n;
+    put(model, user);
+}
+
+/* Scopes have limits of these. */
+static bool is_scoped(enum quota quota)
+{
+    return quota == QUOTA_EVENTFDS || quota == QUOTA_LINKS;
+}
+
+static bool is_too_much(const struct user *user, enum quota quota, size_t n, size_t limit)
+{
+    return n > limit || (user && user->used[quota] > limit - n);
+}
+
+/* What a scope has is looked at whichever of its connections asks, by the limit that this one came with. */
+static int check_scope(
+    struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
+{
+    for (size_t i = 0; peer->grant && i < peer->grant->n_limits; i++) {
+        const struct scope_limit *limits = &peer->grant->limits[i];
+        size_t limit = quota == QUOTA_EVENTFDS ? limits->eventfds : limits->links;
+
+        if (limit != SIZE_MAX && is_too_much(find(model, peer->uid, limits->scope), quota, n, limit))
+            return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL,
+                quota == QUOTA_EVENTFDS ? "eventfds of one scope" : "links of one scope", (int64_t)limit);
+    }
+    return 0;
+}
+
+int model_charge(
+    struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
 {
     static const char *const names[] = {
         [QUOTA_CONNECTIONS] = "connections of one user",
@@ -32,33 +109,39 @@ int model_charge(struct model *model, uid_t uid, enum quota quota, size_t n, str
         [QUOTA_AGENTS] = "agents of one user",
         [QUOTA_SUBSCRIBERS] = "subscribers of one user",
     };
-    struct user key = { .uid = uid }, *user = RB_FIND(user_tree, &model->users, &key);
     size_t limit = model->limits.of_user[quota];
+    char level[NAME_SIZE] = "", done[NAME_SIZE] = "";
+    struct user *user;
+    int r = 0;
 
     /* What comes back was charged before, maybe by another limit. */
-    if (!model->restoring && (n > limit || (user && user->used[quota] > limit - n)))
+    if (!model->restoring && is_too_much(find(model, peer->uid, ""), quota, n, limit))
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, names[quota], (int64_t)limit);
-    if (!user) {
-        user = calloc(1, sizeof(*user));
+    if (!model->restoring && is_scoped(quota))
+        r = check_scope(model, peer, quota, n, fault);
+    if (r)
+        return r;
+    do {
+        user = get(model, peer->uid, level);
         if (!user)
-            return -ENOMEM;
-        user->uid = uid;
-        RB_INSERT(user_tree, &model->users, user);
-    }
-    user->used[quota] += n;
+            goto fail;
+        user->used[quota] += n;
+    } while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
     return 0;
+
+fail:
+    while (strcmp(done, level) != 0) {
+        refund(model, peer, done, quota, n);
+        (void)scope_next_level(peer_scope(peer), done);
+    }
+    return -ENOMEM;
 }
 
-void model_refund(struct model *model, uid_t uid, enum quota quota, size_t n)
+void model_refund(struct model *model, const struct peer *peer, enum quota quota, size_t n)
 {
-    struct user key = { .uid = uid }, *user = RB_FIND(user_tree, &model->users, &key);
+    char level[NAME_SIZE] = "";
 
-    if (!user)
-        return;
-    user->used[quota] -= n;
-    for (size_t i = 0; i < N_QUOTAS; i++)
-        if (user->used[i] > 0)
-            return;
-    RB_REMOVE(user_tree, &model->users, user);
-    free(user);
+    do
+        refund(model, peer, level, quota, n);
+    while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
 }

@@ -59,6 +59,9 @@ enum {
     TAG_DEBT = 71,
     TAG_AGENT = 72,
     TAG_MOVE_TO = 73, /* where a Move that is not over goes */
+    /* owners; texts, which older readers pass over from here on */
+    TAG_SCOPE = 74,
+    TAG_SECLABEL = 75,
 };
 
 /* ---- What is due
@@ -140,6 +143,8 @@ static void record_life(
     pack_number(packer, TAG_GID, owner->gid);
     pack_number(packer, TAG_PID, (uint64_t)owner->pid);
     pack_number(packer, TAG_SINCE, (uint64_t)since);
+    pack_text(packer, TAG_SCOPE, peer_scope(owner)[0] ? peer_scope(owner) : NULL);
+    pack_text(packer, TAG_SECLABEL, peer_label(owner)[0] ? peer_label(owner) : NULL);
     if (!life)
         return;
     pack_number(packer, TAG_LIFETIME, life->lifetime);
@@ -282,7 +287,8 @@ int record_numbers(enum saved_kind kind, const unsigned char *bytes, size_t leng
 /* What all kinds of records begin with, and, of the others, what the kinds have one of. */
 struct common {
     char name[NAME_SIZE];
-    struct peer owner;
+    char scope[NAME_SIZE], label[LABEL_SIZE];
+    struct peer owner; /* its origin is the restore's */
     enum lifetime lifetime;
     struct term term;
     int64_t since;
@@ -296,8 +302,26 @@ static bool is_text(unsigned char tag)
            tag == TAG_LABEL || tag == TAG_ENDPOINT || tag == TAG_REASON;
 }
 
-/* Reads the fields that are numbers, and the name. */
-static int read_common(const unsigned char *bytes, size_t length, struct common *common)
+/* An origin for an owner. Most records have that of the record before. */
+static int find_origin(struct restore *restore, const char *scope, const char *label)
+{
+    struct origin *origin = restore->origin;
+    int r;
+
+    if (origin ? strcmp(origin->scope, scope) == 0 && strcmp(origin->label, label) == 0
+               : !scope[0] && !label[0])
+        return 0;
+    r = origin_new(scope, label, &origin);
+    if (r < 0)
+        return r;
+    origin_unref(restore->origin);
+    restore->origin = origin;
+    return 0;
+}
+
+/* Reads the fields that are numbers, the name, and who owns it. */
+static int read_common(
+    struct restore *restore, const unsigned char *bytes, size_t length, struct common *common)
 {
     struct unpacker unpacker = { bytes, bytes + length };
     struct unpacked field;
@@ -307,14 +331,21 @@ static int read_common(const unsigned char *bytes, size_t length, struct common 
     while ((r = unpack_next(&unpacker, &field)) > 0) {
         if (field.tag == TAG_NAME)
             r = unpacked_text(&field, common->name, sizeof(common->name));
+        else if (field.tag == TAG_SCOPE)
+            r = unpacked_text(&field, common->scope, sizeof(common->scope));
+        else if (field.tag == TAG_SECLABEL)
+            r = unpacked_text(&field, common->label, sizeof(common->label));
         else if (!is_text(field.tag) && field.tag != TAG_END && field.tag < TAG_MOVE_TO + 1)
             r = unpacked_number(&field, &common->numbers[field.tag]);
         if (r < 0)
             return r;
     }
+    if (r == 0)
+        r = find_origin(restore, common->scope, common->label);
     if (r < 0)
         return r;
     common->owner = (struct peer){
+        .origin = restore->origin,
         .uid = (uid_t)common->numbers[TAG_UID],
         .gid = (gid_t)common->numbers[TAG_GID],
         .pid = (pid_t)common->numbers[TAG_PID],
@@ -370,7 +401,7 @@ static int restore_held(struct restore *restore, uint64_t number, const unsigned
     struct held *held;
     int r;
 
-    r = read_common(bytes, length, &common);
+    r = read_common(restore, bytes, length, &common);
     if (r < 0)
         return r;
     if (held_find(model, common.name))
@@ -382,13 +413,13 @@ static int restore_held(struct restore *restore, uint64_t number, const unsigned
     if (r == 0 && !held->eventfd)
         r = -EBADMSG;
     if (r == 0)
-        r = model_charge(model, common.owner.uid, QUOTA_EVENTFDS, 1, NULL);
+        r = model_charge(model, &common.owner, QUOTA_EVENTFDS, 1, NULL);
     if (r < 0) {
         eventfd_unref(held->eventfd);
         held_free(held);
         return r;
     }
-    held->owner = common.owner;
+    held->owner = policy_owner(&common.owner);
     held->since = common.since;
     restore_saved(restore, &held->saved, SAVED_HELD, number);
     life_restore(model, &held->life, &common.term, &restore->lifeline);
@@ -491,7 +522,7 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
     size_t n = 0;
     int r;
 
-    r = read_common(bytes, length, &common);
+    r = read_common(restore, bytes, length, &common);
     if (r == 0)
         r = read_offers(NULL, bytes, length);
     if (r == 0)
@@ -688,7 +719,7 @@ static int restore_link(
     struct link *link;
     int r;
 
-    r = read_common(bytes, length, &common);
+    r = read_common(restore, bytes, length, &common);
     if (r < 0)
         return r;
     if (gone == (common.numbers[TAG_NAMED] != 0))
@@ -701,7 +732,7 @@ static int restore_link(
     if (!link)
         return -ENOMEM;
     link->name = strdup(common.name);
-    link->owner = common.owner;
+    link->owner = policy_owner(&common.owner);
     link->since = common.since;
     link->goal = (enum link_goal)common.numbers[TAG_GOAL];
     link->state = (enum link_state)common.numbers[TAG_STATE];
@@ -731,7 +762,7 @@ static int restore_link(
     if (r == 0 && lacks_resample(link))
         r = -EBADMSG;
     if (r == 0)
-        r = link_charge(model, link, NULL);
+        r = link_charge(model, &link->owner, link, NULL);
     if (r < 0) {
         link_free(model, link);
         return r;
@@ -847,6 +878,7 @@ void model_restored(struct restore *restore)
             model_agent_lost(restore->lost[i], "its socket is lost");
     free(restore->lost);
     free(restore->agents);
+    restore->origin = origin_unref(restore->origin);
     model_cut(model, &restore->lifeline);
     RB_FOREACH (link, link_tree, &model->links)
         link_touch(model, link);

@@ -46,6 +46,7 @@ struct restore {
     struct lifeline lifeline;  /* of connections that were there */
     struct eventfd **eventfds; /* beside numbers */
     struct agent **agents, **lost;
+    struct origin *origin; /* of the last owner */
     size_t n_agents, n_lost;
     size_t held, links;
 };

@@ -234,22 +234,10 @@ static const struct field withdraw_fields[] = {
     FIELDS_END,
 };
 
-/* The strings of an array, for the caller to free; they live as long as the array. NULL: out of memory. */
-static const char **strings_of(const struct value *array)
-{
-    const char **strings = calloc(value_size(array) + 1, sizeof(*strings)), **to = strings;
-    const struct value *item;
-
-    if (strings)
-        VALUE_FOREACH(item, array)
-    *to++ = item->string;
-    return strings;
-}
-
 static int offer(struct connection *connection, const void *parameters)
 {
     const struct offer_parameters *p = parameters;
-    CLEANUP(freep) const char **endpoints = strings_of(p->endpoints);
+    CLEANUP(freep) const char **endpoints = method_strings(p->endpoints);
     struct fault fault;
     int r;
 
@@ -266,7 +254,7 @@ static int offer(struct connection *connection, const void *parameters)
 static int withdraw(struct connection *connection, const void *parameters)
 {
     const struct offer_parameters *p = parameters;
-    CLEANUP(freep) const char **endpoints = strings_of(p->endpoints);
+    CLEANUP(freep) const char **endpoints = method_strings(p->endpoints);
     struct fault fault;
     struct job *job;
     int r;

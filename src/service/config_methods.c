@@ -35,7 +35,7 @@ static int get_config(struct connection *connection, const void *parameters)
     struct emit *emit;
 
     (void)parameters;
-    if (connection->peer.uid != 0)
+    if (connection->peer.uid != 0 || connection->delegation)
         return method_result(connection, fault_set(&fault, FAULT_PERMISSION, NULL, NULL, NULL, 0), &fault);
     emit = connection_begin(connection);
     emit_open_array(emit, "settings");

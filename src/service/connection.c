@@ -4,6 +4,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "model/delegation.h"
 #include "service/config.h"
 #include "service/method.h"
 #include "service/monitor.h"
@@ -382,7 +383,7 @@ static int charge(struct connection *connection, struct fault *fault)
     if (uid != 0 && server->n_connections > server->config->max_connections)
         return fault_set(
             fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "connections", (int64_t)server->config->max_connections);
-    r = model_charge(server->model, uid, QUOTA_CONNECTIONS, 1, fault);
+    r = model_charge(server->model, &connection->peer, QUOTA_CONNECTIONS, 1, fault);
     connection->charged = r == 0;
     return r;
 }
@@ -396,58 +397,99 @@ static void turn_away(struct connection *connection, const struct fault *fault)
         (void)socket_send(connection->fd, &connection->out);
 }
 
-int connection_new(struct server *server, int fd)
+/* fd: consumed, also on failure. NULL: out of memory. */
+static struct connection *make(struct server *server, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
+
+    if (!connection) {
+        fd_close(fd);
+        return NULL;
+    }
+    connection->server = server;
+    connection->fd = fd;
+    connection->pause = PAUSE_FIRST;
+    LIST_INSERT_HEAD(&server->connections, connection, in_server);
+    server->n_connections++;
+    return connection;
+}
+
+/* From now on it is served. */
+static int begin(struct connection *connection)
+{
+    struct event_base *base = connection->server->base;
+
+    connection->readable = event_new(base, connection->fd, EV_READ | EV_PERSIST, on_event, connection);
+    connection->writable = event_new(base, connection->fd, EV_WRITE | EV_PERSIST, on_event, connection);
+    connection->again = event_new(base, -1, 0, on_event, connection);
+    if (!connection->readable || !connection->writable || !connection->again ||
+        event_add(connection->readable, NULL) < 0)
+        return -ENOMEM;
+    return 0;
+}
+
+/* Who is at the other end, by the kernel. */
+static int identify(struct connection *connection)
+{
     struct ucred credentials;
     socklen_t length = sizeof(credentials);
+    int r;
+
+    if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0)
+        return -errno;
+    r = read_groups(connection->fd, &connection->groups);
+    if (r < 0)
+        return r;
+    connection->peer = (struct peer){
+        .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
+    };
+    return 0;
+}
+
+int connection_new(struct server *server, int fd)
+{
+    struct connection *connection = make(server, fd);
     const int off = 0;
     struct fault fault;
     int r;
 
-    if (!connection) {
-        fd_close(fd);
+    if (!connection)
         return -ENOMEM;
-    }
-    connection->server = server;
-    connection->fd = fd;
-    LIST_INSERT_HEAD(&server->connections, connection, in_server);
-    server->n_connections++;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0) {
-        r = -errno;
-        goto fail;
-    }
-    connection->pause = PAUSE_FIRST;
-    r = read_groups(fd, &connection->groups);
-    if (r < 0)
-        goto fail;
-    connection->peer = (struct peer){
-        .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
-    };
-    r = charge(connection, &fault);
+    r = identify(connection);
+    if (r == 0)
+        r = charge(connection, &fault);
     if (r > 0) {
         turn_away(connection, &fault);
         r = 0;
     }
-    if (!connection->charged)
-        goto fail;
     /* A listening socket may have it on: credentials in the control data are not asked for. */
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &off, sizeof(off));
 #ifdef SO_PASSPIDFD
     (void)setsockopt(fd, SOL_SOCKET, SO_PASSPIDFD, &off, sizeof(off));
 #endif
-    connection->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_event, connection);
-    connection->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_event, connection);
-    connection->again = event_new(server->base, -1, 0, on_event, connection);
-    if (!connection->readable || !connection->writable || !connection->again ||
-        event_add(connection->readable, NULL) < 0) {
-        r = -ENOMEM;
-        goto fail;
-    }
-    return 0;
+    if (connection->charged)
+        r = begin(connection);
+    if (!connection->charged || r < 0)
+        connection_free(connection);
+    return r;
+}
 
-fail:
-    connection_free(connection);
+int connection_delegate(struct server *server, int fd, struct delegation *delegation, struct fault *fault)
+{
+    struct connection *connection = make(server, fd);
+    int r;
+
+    if (!connection) {
+        delegation_free(delegation);
+        return -ENOMEM;
+    }
+    connection->delegation = delegation;
+    connection->peer = delegation->peer;
+    r = charge(connection, fault);
+    if (r == 0)
+        r = begin(connection);
+    if (r)
+        connection_free(connection);
     return r;
 }
 
@@ -483,7 +525,11 @@ struct connection *connection_free(struct connection *connection)
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);
     if (connection->charged)
-        model_refund(server->model, connection->peer.uid, QUOTA_CONNECTIONS, 1);
+        model_refund(server->model, &connection->peer, QUOTA_CONNECTIONS, 1);
+    if (connection->delegation)
+        delegation_free(connection->delegation);
+    else
+        origin_unref(connection->peer.origin);
     free(connection->groups);
     free(connection);
     return NULL;

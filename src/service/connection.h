@@ -14,8 +14,9 @@ struct connection {
     struct server *server;
     int fd;
     struct peer peer;
-    struct groups *groups;    /* that peer points to */
-    struct lifeline lifeline; /* what ends with it */
+    struct groups *groups;         /* that peer points to; NULL: it is the delegation's */
+    struct delegation *delegation; /* NULL: the client has connected by itself */
+    struct lifeline lifeline;      /* what ends with it */
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *again;
@@ -42,6 +43,11 @@ struct connection {
 
 /* fd: consumed, also on failure. One that is too many is turned away, which is no failure. */
 int connection_new(struct server *server, int fd);
+
+/* The same on an end of a pair that the other end of is for who comes through this delegation: both consumed,
+ * also on failure. FAULT_QUOTA_EXCEEDED, -errno. */
+int connection_delegate(struct server *server, int fd, struct delegation *delegation, struct fault *fault);
+
 struct connection *connection_free(struct connection *connection);
 
 /*

@@ -64,7 +64,7 @@ int method_hold(struct connection *connection, const void *parameters)
 
     if (method_life(connection, &p->life, false, &life) == 0)
         return 0;
-    r = model_may_hold(model, &p->name, 1, &fault);
+    r = model_may_hold(model, &connection->peer, &p->name, 1, &fault);
     if (r)
         return method_result(connection, r, &fault);
     if (p->index.set) {
@@ -112,7 +112,7 @@ static int hold_many(struct connection *connection, const void *parameters)
         return 0;
     VALUE_FOREACH(name, p->names)
     *last++ = name->string;
-    r = model_may_hold(model, names, n, &fault);
+    r = model_may_hold(model, &connection->peer, names, n, &fault);
     if (r == FAULT_INVALID)
         return method_invalid(connection, "names");
     if (r)

@@ -247,6 +247,17 @@ int method_steal_fd(struct connection *connection, int64_t index, int *ret_fd)
     return 1;
 }
 
+const char **method_strings(const struct value *array)
+{
+    const char **strings = calloc(value_size(array) + 1, sizeof(*strings)), **to = strings;
+    const struct value *item;
+
+    if (strings)
+        VALUE_FOREACH(item, array)
+    *to++ = item->string;
+    return strings;
+}
+
 /* ---- org.varlink.service
  * -------------------------------------------------------------------------------------- */
 
@@ -305,7 +316,7 @@ const struct method service_methods[] = {
 static const struct method *find(const char *interface, const char *name)
 {
     static const struct method *const broker[] = { held_methods, link_methods, agent_methods, list_methods,
-        monitor_methods, config_methods, NULL };
+        monitor_methods, delegate_methods, config_methods, NULL };
     static const struct method *const service[] = { service_methods, NULL };
     const struct method *const *tables = strcmp(interface, BROKER) == 0 ? broker : service;
 

@@ -23,6 +23,7 @@ extern const struct method link_methods[];
 extern const struct method agent_methods[];
 extern const struct method list_methods[];
 extern const struct method monitor_methods[];
+extern const struct method delegate_methods[];
 extern const struct method config_methods[];
 extern const struct method service_methods[]; /* org.varlink.service */
 
@@ -68,6 +69,9 @@ struct name_parameters {
     const char *name;
 };
 extern const struct field method_name_fields[];
+
+/* The strings of an array, for the caller to free; they live as long as the array. NULL: out of memory. */
+const char **method_strings(const struct value *array);
 
 /* The parts that several methods take. life: leaseSeconds goes with lease, and only with it. */
 struct life_parameters {

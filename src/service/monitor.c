@@ -21,17 +21,20 @@ struct monitor {
     LIST_ENTRY(monitor) in_server;
 };
 
-static bool is_wanted(const struct monitor *monitor, const struct news *news)
+static bool may_see(const struct monitor *monitor, const struct news *news, const char *what)
 {
     const struct connection *connection = monitor->connection;
-    const struct model *model = connection->server->model;
 
-    if (!(model_may(model, &connection->peer, RIGHT_LIST, news->subject, news->owner) ||
-            (news->link && model_may(model, &connection->peer, RIGHT_LIST, news->link, news->owner))) ||
-        (!monitor->all && !monitor->wanted[news->notice]))
+    return what && model_may(connection->server->model, &connection->peer, RIGHT_LIST, what, news->owner);
+}
+
+/* link: the one that may be told. */
+static bool is_wanted(const struct monitor *monitor, const struct news *news, const char *link)
+{
+    if (!(link || may_see(monitor, news, news->subject)) || (!monitor->all && !monitor->wanted[news->notice]))
         return false;
     return !monitor->match || fnmatch(monitor->match, news->subject, 0) == 0 ||
-           (news->link && fnmatch(monitor->match, news->link, 0) == 0);
+           (link && fnmatch(monitor->match, link, 0) == 0);
 }
 
 static struct emit *begin(struct monitor *monitor, const char *type, const char *subject)
@@ -57,16 +60,17 @@ void monitor_news(struct server *server, const struct news *news)
     struct monitor *monitor;
 
     LIST_FOREACH (monitor, &server->monitors, in_server) {
+        const char *link = may_see(monitor, news, news->link) ? news->link : NULL;
         struct emit *emit;
 
-        if (!is_wanted(monitor, news))
+        if (!is_wanted(monitor, news, link))
             continue;
         if (monitor->lost > 0 || frame_out_pending(&monitor->connection->out) > QUEUE_MAX) {
             monitor->lost++;
             continue;
         }
         emit = begin(monitor, notice_name(news->notice), news->subject);
-        emit_string(emit, "link", news->link);
+        emit_string(emit, "link", link);
         emit_string(emit, "reason", news->reason);
         end(monitor);
     }
@@ -86,7 +90,7 @@ void monitor_free(struct monitor *monitor)
     const struct connection *connection = monitor->connection;
 
     LIST_REMOVE(monitor, in_server);
-    model_refund(connection->server->model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1);
+    model_refund(connection->server->model, &connection->peer, QUOTA_SUBSCRIBERS, 1);
     free(monitor);
 }
 
@@ -120,12 +124,12 @@ static int subscribe(struct connection *connection, const void *parameters)
 
     if (!method_match_is_valid(p->match))
         return method_invalid(connection, "match");
-    r = model_charge(model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1, &fault);
+    r = model_charge(model, &connection->peer, QUOTA_SUBSCRIBERS, 1, &fault);
     if (r)
         return method_result(connection, r, &fault);
     monitor = calloc(1, sizeof(*monitor));
     if (!monitor) {
-        model_refund(model, connection->peer.uid, QUOTA_SUBSCRIBERS, 1);
+        model_refund(model, &connection->peer, QUOTA_SUBSCRIBERS, 1);
         return -ENOMEM;
     }
     monitor->connection = connection;

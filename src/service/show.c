@@ -7,10 +7,14 @@
 
 static void show_peer(struct emit *emit, const char *key, const struct peer *peer)
 {
+    const char *scope = peer_scope(peer), *label = peer_label(peer);
+
     emit_open(emit, key);
     emit_int(emit, "uid", peer->uid);
     emit_int(emit, "gid", peer->gid);
     emit_int(emit, "pid", peer->pid);
+    emit_string(emit, "scope", scope[0] ? scope : NULL);
+    emit_string(emit, "label", label[0] ? label : NULL);
     emit_close(emit);
 }
 

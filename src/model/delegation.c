@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Delegations: see delegation.h. */
+#include "model/delegation.h"
+#include "base/clock.h"
+#include "model/private.h"
+
+#include <errno.h>
+#include <string.h>
+
+/*
+ * Whether peer has a right to an entry, as far as what is there now goes: each use is judged again. Whoever
+ * is let by a rule has a right to a whole subsystem of another's if that rule's glob takes whatever is in it.
+ */
+static bool may_give(struct model *model, const struct peer *peer, const char *entry,
+    const struct endpoint *sample, bool whole)
+{
+    char text[ENDPOINT_SIZE + 2];
+    const struct peer *owner = NULL;
+    const struct held *held;
+    const struct site *site;
+
+    if (!policy_is_in_scope(peer, entry))
+        return false;
+    if (endpoint_subsystem(sample) == SUBSYSTEM_NONE) {
+        held = held_find(model, endpoint_name(sample));
+        owner = held ? &held->owner : NULL;
+    } else {
+        site = site_find(model, endpoint_subsystem(sample), endpoint_name(sample));
+        owner = site && site->agent ? &site->agent->owner : NULL;
+    }
+    strcpy(text, entry);
+    strcat(text, whole ? "" : "/*");
+    return !owner || model_may(model, peer, RIGHT_CONNECT, text, owner);
+}
+
+/* Adds what is asked for to a new grant: its entries, in canonical form. */
+static int take_endpoints(struct model *model, const struct peer *peer,
+    const struct delegation_request *request, struct grant **ret_grant, struct fault *fault)
+{
+    char entries[SCOPE_ENDPOINTS_MAX][ENDPOINT_SIZE];
+    const char *pointers[SCOPE_ENDPOINTS_MAX];
+    struct fault bad = { 0 };
+
+    for (size_t i = 0; i < request->n_endpoints; i++) {
+        struct endpoint sample;
+        const char *reason;
+        bool whole;
+
+        pointers[i] = entries[i];
+        if (grant_parse(request->endpoints[i], entries[i], &sample, &whole, &reason) < 0) {
+            if (!bad.code)
+                (void)fault_set(&bad, FAULT_BAD_ENDPOINT, request->endpoints[i], NULL, reason, 0);
+        } else if (!may_give(model, peer, entries[i], &sample, whole)) {
+            return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+        }
+    }
+    if (bad.code) {
+        *fault = bad;
+        return (int)bad.code;
+    }
+    return grant_new(pointers, request->n_endpoints, ret_grant);
+}
+
+/* The limits of the scopes that it is delegated from go on counting, beside its own. */
+static int take_limits(const struct peer *peer, const struct delegation_request *request, struct grant *grant)
+{
+    struct scope_limit limit = request->limit;
+    int r = 0;
+
+    for (size_t i = 0; peer->grant && i < peer->grant->n_limits && r == 0; i++)
+        r = grant_limit(grant, &peer->grant->limits[i]);
+    strcpy(limit.scope, request->scope);
+    if (r == 0 && (limit.eventfds != SIZE_MAX || limit.links != SIZE_MAX))
+        r = grant_limit(grant, &limit);
+    return r;
+}
+
+static int copy_groups(const struct groups *groups, struct groups **ret_groups)
+{
+    size_t size = groups ? sizeof(*groups) + groups->n * sizeof(gid_t) : 0;
+
+    *ret_groups = groups ? malloc(size) : NULL;
+    if (*ret_groups)
+        memcpy(*ret_groups, groups, size);
+    return groups && !*ret_groups ? -ENOMEM : 0;
+}
+
+int model_delegate(struct model *model, const struct peer *peer, const struct delegation_request *request,
+    struct delegation **ret_delegation, struct fault *fault)
+{
+    struct delegation *delegation;
+    int r;
+
+    if (!scope_is_valid(request->scope))
+        return fault_set(fault, FAULT_INVALID, NULL, NULL, "scope", 0);
+    if (!scope_has(peer_scope(peer), request->scope))
+        return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+    if (request->n_endpoints > SCOPE_ENDPOINTS_MAX)
+        return fault_set(
+            fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "endpoints of one scope", SCOPE_ENDPOINTS_MAX);
+    delegation = calloc(1, sizeof(*delegation));
+    if (!delegation)
+        return -ENOMEM;
+    delegation->peer = (struct peer){ .uid = peer->uid, .gid = peer->gid, .pid = peer->pid };
+    delegation->since = clock_epoch();
+    r = take_endpoints(model, peer, request, &delegation->grant, fault);
+    if (r == 0)
+        r = take_limits(peer, request, delegation->grant);
+    if (r == 0)
+        r = copy_groups(peer->groups, &delegation->groups);
+    if (r == 0)
+        r = origin_new(request->scope, peer_label(peer), &delegation->peer.origin);
+    if (r) {
+        delegation_free(delegation);
+        return r;
+    }
+    delegation->peer.grant = delegation->grant;
+    delegation->peer.groups = delegation->groups;
+    *ret_delegation = delegation;
+    return 0;
+}
+
+struct delegation *delegation_free(struct delegation *delegation)
+{
+    if (!delegation)
+        return NULL;
+    origin_unref(delegation->peer.origin);
+    grant_free(delegation->grant);
+    free(delegation->groups);
+    free(delegation);
+    return NULL;
+}
