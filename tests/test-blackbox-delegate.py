@@ -1,15 +1,28 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Scopes: what a delegated connection owns, sees and uses, and what it does not, whatever its uid."""
+"""Scopes: what a delegated connection owns, sees and uses, and what it does not, whatever its uid; and that it outlives
+the broker, whose calls that were under way are answered with Restarted.
+
+EVLINK_TEST_KILLS: how often the storm kills it (400). EVLINK_TEST_SEED: of what is random there."""
+import fcntl
+import json
 import os
+import random
+import signal
 import socket
+import struct
 import tempfile
+import termios
 import threading
+import time
 
 import blackbox
 import evlink
+import keeper
 
 DENIED = ("PermissionDenied", {})
+KILLS = int(os.environ.get("EVLINK_TEST_KILLS", "400"))
+SEED = int(os.environ.get("EVLINK_TEST_SEED", "1"))
 
 
 class DelegateCase(blackbox.Case):
@@ -404,6 +417,616 @@ class Limits(DelegateCase):
             self.delegate(f"more{i}", connection=alice)
         self.refused("QuotaExceeded", {"what": "connections of one user", "limit": 6}, "Delegate",
                      {"scope": "more", "endpoints": []}, connection=alice)
+
+
+class KeptCase(DelegateCase):
+    """With a broker that is started again whenever it dies."""
+
+    @classmethod
+    def setUpClass(cls):
+        pass
+
+    @classmethod
+    def tearDownClass(cls):
+        pass
+
+    def setUp(self):
+        self.client = None
+
+    def keep(self, *options, **more):
+        self.broker = keeper.Keeper(*options, **more)
+        self.addCleanup(self.broker.stop)
+        self.reconnect()
+
+    def reconnect(self):
+        if self.client:
+            self.client.close()
+        self.client = self.connect()
+
+    def kill(self, number=signal.SIGKILL):
+        self.broker.kill(number)
+        self.reconnect()
+
+    def kill_next(self):
+        """Kills the one that runs now, or is started now, and leaves the client without a connection."""
+        evlink.until(lambda: os.path.exists(f"/proc/{self.broker.pid}"), "the next evlinkd")
+        self.broker.kill()
+
+    def freeze(self):
+        """Stops the broker: what is sent from now on waits for the next one, after kill()."""
+        os.kill(self.broker.pid, signal.SIGSTOP)
+
+    def restarted(self, tenant):
+        self.assert_error("Restarted", {}, tenant.finish)
+
+    def unread(self, tenant):
+        """How much waits to be read, when no more comes."""
+        last = -1
+        while True:
+            now = struct.unpack("i", fcntl.ioctl(tenant.sock, termios.FIONREAD, bytes(4)))[0]
+            if now == last and now > 0:
+                return now
+            last = now
+            time.sleep(0.05)
+
+    def await_answer(self, tenant):
+        """The open call is answered, and its answer waits to be read."""
+        self.unread(tenant)
+
+
+class Survive(KeptCase):
+    def test_survives(self):
+        self.keep()
+        web = self.delegate("web", ["kvm/v"], maxEventfds=3)
+        before = web.hold("web.a", self.eventfd(7))
+        for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGABRT):
+            self.kill(number)
+            found = web.list("Eventfds")
+            self.assertEqual({name: each["owner"] for name, each in found.items()}, {"web.a": before["owner"]})
+        # It is confined as it was, and limited.
+        with self.assertRaises(evlink.Error):
+            web.hold("b")
+        with self.assertRaises(evlink.Error):
+            web.connect(["kvm/w/pio/0x10"], ["kvm/v/gsi/5"])
+        web.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="web.l")
+        self.assert_count(self.own(web.claim("web.a")), 7)
+        web.hold("web.b")
+        web.hold("web.c")
+        self.assert_error("QuotaExceeded", {"limit": 3}, web.hold, "web.d")
+        # What it made before counts, and is charged to the scope, for the next one too.
+        self.assert_error("QuotaExceeded", {"limit": 2}, self.delegate("web", maxEventfds=2).hold, "web.d")
+        inner = self.delegate("web.in", ["kvm/v/gsi"], web, maxLinks=1)
+        self.kill()
+        self.assert_error("QuotaExceeded", {"limit": 3}, inner.hold, "web.in.d")
+        inner.connect(["eventfd/web.in.x"], ["kvm/v/gsi/7"])
+        self.assert_error("QuotaExceeded", {"limit": 1}, inner.connect, ["eventfd/web.in.y"], ["kvm/v/gsi/8"])
+        self.client.call("Revoke", {"scope": "web.in"})
+        # At once, though copies of the socket are in queues still.
+        inner.sock.settimeout(0)
+        self.assertTrue(inner.at_end())
+        # What is revoked stays so.
+        self.kill()
+        web.call("Release", {"name": "web.c"})
+        self.assert_error("InvalidParameter", {}, self.client.call, "Revoke", {"scope": "web.in"})
+        self.client.call("Revoke", {"scope": "web"})
+        self.assertTrue(web.at_end())
+        self.assertEqual(sorted(self.client.list("Eventfds")), ["web.a", "web.b"])
+
+    def test_agent(self):
+        self.keep()
+        web = self.delegate("web", ["kvm/v"])
+        self.attach("web.vm", {"v": None}, web)
+        web.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="web.l")
+        self.kill()
+        self.assertEqual(web.list("Agents")["web.vm"]["owner"]["scope"], "web")
+        web.call("Offer", {"agent": "web.vm", "endpoints": ["kvm/v/dev/d/irq/0"]})
+        self.wait_link("web.l", "linked")
+        web.call("Disconnect", {"name": "web.l"})
+        self.assertRegex(web.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"])["name"], r"^web\.link-")
+
+    def test_lifetime(self):
+        """What lasts as long as a connection ends with the broker, though the connection goes on."""
+        self.keep()
+        web = self.delegate("web", ["kvm/v"])
+        web.hold("web.goes", lifetime="connection")
+        web.hold("web.stays")
+        self.kill()
+        self.assertEqual(set(web.list("Eventfds")), {"web.stays"})
+        web.hold("web.goes", lifetime="connection")
+        web.close()
+        evlink.until(lambda: set(self.client.list("Eventfds")) == {"web.stays"})
+
+    def test_closed_meanwhile(self):
+        self.keep()
+        web, db = self.delegate("web"), self.delegate("db")
+        before = len(self.broker.fds())
+        self.freeze()
+        web.close()
+        self.kill()
+        db.call("Status")
+        evlink.until(lambda: len(self.broker.fds()) <= before - 2)
+        self.assert_error("InvalidParameter", {}, self.client.call, "Revoke", {"scope": "web"})
+        self.client.call("Revoke", {"scope": "db"})
+
+    def test_sent_meanwhile(self):
+        """Calls that nobody had begun to take are served as if nothing had happened, with their descriptors."""
+        self.keep()
+        web = self.delegate("web")
+        self.freeze()
+        fd = self.eventfd(3)
+        web.start("Hold", {"name": "web.a", "fileDescriptorIndex": 0}, [fd])
+        web.start("Hold", {"name": "web.oneway"}, oneway=True)
+        web.start("Claim", {"name": "web.a"})
+        web.start("ListEventfds", more=True)
+        self.kill()
+        self.assertEqual(web.finish()[0]["eventfd"]["name"], "web.a")
+        web.finish()
+        self.assertEqual(evlink.fdinfo(self.own(web.take()))[1], evlink.fdinfo(fd)[1])
+        self.assertEqual(web.finish()[0]["eventfd"]["name"], "web.a")
+        self.assertEqual(web.finish()[0]["eventfd"]["name"], "web.oneway")
+
+    def test_under_way(self):
+        """A call that waits for an agent is answered with Restarted, those behind it are served."""
+        self.keep()
+        web = self.delegate("web", ["kvm/v"])
+        agent = self.attach("vm", {"v": None})
+        for n in range(3):
+            agent.gate.clear()
+            web.start("Connect", {"name": "web.l", "producers": ["kvm/v/pio/0x10"], "consumers": ["kvm/v/gsi/5"]},
+                      oneway=n == 1)
+            web.start("Hold", {"name": f"web.{n}"})
+            evlink.until(lambda: agent.requests and agent.requests[-1].method == "Plug")
+            self.broker.kill()
+            agent.requests.clear()
+            agent.gate.set()
+            if n != 1:
+                self.restarted(web)
+            web.finish()
+            self.assertEqual(web.list("Links"), {})
+            agent.requests.clear()
+        self.assertEqual(set(web.list("Eventfds")), {"web.0", "web.1", "web.2"})
+        self.reconnect()
+
+    def test_monitor(self):
+        self.keep()
+        web = self.delegate("web")
+        web.start("Monitor", more=True)
+        web.finish()
+        self.client.hold("web.x")
+        self.assertEqual(web.finish()[0]["notice"]["subject"], "web.x")
+        self.kill()
+        self.restarted(web)
+        web.start("Monitor", more=True)
+        self.assertEqual(web.finish(), ({}, True))
+        self.client.hold("web.y")
+        self.assertEqual(web.finish()[0]["notice"]["subject"], "web.y")
+
+    def test_monitor_hangs_up(self):
+        """A subscriber that hangs up is gone, also with a call behind its subscription, which spins nothing."""
+        self.keep()
+        for more in (0, 3):
+            web = self.delegate("web")
+            web.start("Monitor", more=True)
+            web.finish()
+            for _ in range(more):
+                web.start("Status")
+            self.client.hold("web.x")
+            self.assertEqual(web.finish()[0]["notice"]["type"], "held")
+            self.assert_idle()
+            web.close()
+            self.client.call("Release", {"name": "web.x"})
+            evlink.until(lambda: self.client.call("Status")["connections"] == 1)
+
+    def ticks(self):
+        """How long the broker has run."""
+        with open(f"/proc/{self.broker.pid}/stat", encoding="ascii") as file:
+            return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+
+    def assert_idle(self):
+        before = self.ticks()
+        time.sleep(0.3)
+        self.assertLess(self.ticks() - before, 10)
+
+    def many_links(self, web):
+        return {"links": [
+            {"name": f"web.{'l' * 40}{i}", "producers": [f"kvm/v/pio/{i}"], "consumers": [f"kvm/v/gsi/{i}"]}
+            for i in range(1000)
+        ]}
+
+    def test_half_an_answer(self):
+        """What the socket had no room for follows after the restart, and nothing else does."""
+        self.keep()
+        web = self.delegate("web", ["kvm/v"])
+        web.start("ConnectMany", self.many_links(web))
+        web.start("Status")
+        unread = self.unread(web)
+        self.assert_idle()
+        self.kill()
+        links, _ = web.finish()
+        self.assertEqual(len(links["links"]), 1000)
+        self.assertGreater(len(json.dumps(links, separators=(",", ":"))), unread)
+        self.assertEqual(web.finish()[0]["links"], 1000)
+        # Of a stream one frame is whole, and Restarted is the last.
+        web.start("Export", more=True)
+        web.start("Status")
+        seen = set()
+        self.unread(web)
+        self.kill()
+        try:
+            while True:
+                seen.add(web.finish()[0]["link"]["name"])
+        except evlink.Error as error:
+            self.assertEqual(error.name, "Restarted")
+        self.assertTrue(seen < {link["name"] for link in links["links"]})
+        self.assertGreater(len(seen), 100)
+        self.assertEqual(web.finish()[0]["links"], 1000)
+
+    def test_half_an_answer_twice(self):
+        self.keep()
+        web = self.delegate("web", ["kvm/v"])
+        web.start("ConnectMany", self.many_links(web))
+        web.start("Status")
+        for _ in range(3):
+            self.unread(web)
+            self.kill()
+        # A client that reads a little now and then.
+        data = bytearray()
+        while data.count(0) < 2:
+            data += web.sock.recv(50_000)
+            if len(data) % 3 == 0:
+                self.kill_next()
+        answers = [json.loads(each) for each in bytes(data).split(b"\0")[:-1]]
+        self.assertEqual(len(answers[0]["parameters"]["links"]), 1000)
+        if "error" not in answers[1]:
+            self.assertEqual(answers[1]["parameters"]["links"], 1000)
+        self.reconnect()
+
+    def test_half_a_call(self):
+        """A call of which a part was taken is answered with Restarted when the rest has come; a oneway one is not."""
+        self.keep()
+        web = self.delegate("web")
+        for n, oneway in enumerate((False, True)):
+            call = {"method": "io.evlink.Broker.Hold", "parameters": {"name": f"web.{n}"}}
+            if oneway:
+                call["oneway"] = True
+            data = json.dumps(call).encode() + b" " * 200_000 + b"\0"
+            web.sock.sendall(data[:100])
+            self.drained(web)
+            self.kill()
+            web.sock.sendall(data[100:-1])
+            self.drained(web)
+            self.kill()
+            web.sock.sendall(data[-1:])
+            if not oneway:
+                web.expect("io.evlink.Broker.Hold")
+                self.restarted(web)
+            self.assertEqual(web.list("Eventfds"), {})
+        # What cannot be a call closes the connection, also after a restart.
+        web.sock.sendall(b"{")
+        self.drained(web)
+        self.kill()
+        web.sock.sendall(b"]\0")
+        self.assertTrue(web.at_end())
+
+    def drained(self, tenant):
+        """The broker has taken all that was sent."""
+        SIOCOUTQ = termios.TIOCOUTQ
+        evlink.until(lambda: fcntl.ioctl(tenant.sock, SIOCOUTQ, bytes(4)) == bytes(4))
+
+    def test_long_call(self):
+        self.keep()
+        web = self.delegate("web")
+        web.sock.sendall(b'{"method":"io.evlink.Broker.Status"}' + b" " * (256 * 1024 - 36) + b"\0")
+        web.expect("io.evlink.Broker.Status")
+        web.finish()
+        web.sock.settimeout(evlink.PATIENCE)
+        try:
+            web.sock.sendall(b" " * (256 * 1024 + 1))
+        except ConnectionError:
+            pass
+        self.assertTrue(web.at_end())
+
+    def test_descriptors(self):
+        """Each comes with its own call, however the calls are cut."""
+        self.keep()
+        web = self.delegate("web")
+        fds = [self.eventfd(i) for i in range(8)]
+        for i, fd in enumerate(fds):
+            data = json.dumps({"method": "io.evlink.Broker.Hold",
+                               "parameters": {"name": f"web.{i}", "fileDescriptorIndex": 0}}).encode() + b"\0"
+            web.sock.sendall(json.dumps({"method": "io.evlink.Broker.Status"}).encode() + b"\0")
+            socket.send_fds(web.sock, [data[:20]], [fd])
+            web.sock.sendall(data[20:])
+            web.expect("io.evlink.Broker.Status")
+            web.expect("io.evlink.Broker.Hold")
+        for _ in fds:
+            web.finish()
+            web.finish()
+        self.assertEqual([web.list("Eventfds")[f"web.{i}"]["pending"] for i in range(8)], list(range(8)))
+        # In the middle of a frame they are nobody's.
+        web.sock.sendall(b'{"method":')
+        self.drained(web)
+        socket.send_fds(web.sock, [b'"io.evlink.Broker.Status"}\0'], [fds[0]])
+        self.assertTrue(web.at_end())
+
+    def test_memory(self):
+        """What a long answer took is given back, and a connection that is closed takes none."""
+        self.keep()
+
+        def taken():
+            """By lines."""
+            return sum(os.stat(f"/proc/{self.broker.pid}/fd/{fd}").st_blocks * 512
+                       for fd, what in self.broker.fds().items() if "evlinkd-line" in what)
+
+        web = self.delegate("web", ["kvm/v"])
+        for kill in (False, True):
+            web.start("ConnectMany", self.many_links(web))
+            self.unread(web)
+            self.assertGreater(taken(), 300_000)
+            if kill:
+                self.kill()
+            web.finish()
+            web.call("Status")
+            self.assertLess(taken(), 100_000)
+            for link in web.list("Links"):
+                web.call("Disconnect", {"name": link})
+        fds = len(self.broker.fds())
+        for i in range(20):
+            self.delegate(f"s{i}").close()
+        evlink.until(lambda: len(self.broker.fds()) == fds)
+
+    @blackbox.needs_root
+    def test_peer(self):
+        """Who delegated is remembered with all of its groups."""
+        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
+        self.addCleanup(config.close)
+        config.write("[Allow vm]\nGroup=4242\nVerbs=connect\nEndpoints=kvm/v/*\n")
+        config.flush()
+        self.keep("--config=" + config.name)
+        self.attach("vm", {"v": None})
+        member = evlink.connect_as(self.broker.path, 1000, groups=[7, 4242, 0])
+        self.addCleanup(member.close)
+        tenant = self.delegate("s", ["kvm/v"], member)
+        for n in range(3):
+            owner = tenant.connect([f"kvm/v/pio/{n}"], ["kvm/v/gsi/5"])["owner"]
+            self.assertEqual((owner["uid"], owner["gid"], owner["pid"] > 0, owner["scope"]), (1000, 1000, True, "s"))
+            self.kill()
+
+
+@blackbox.unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")
+class CrashPoints(KeptCase):
+    def setUp(self):
+        super().setUp()
+        self.points = tempfile.NamedTemporaryFile(mode="w+", suffix=".points")
+        self.addCleanup(self.points.close)
+        self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".reached")
+        self.addCleanup(self.log.close)
+        self.keep(
+            program=os.environ["EVLINKD_CRASH"],
+            environment={"EVLINK_CRASH_FILE": self.points.name, "EVLINK_CRASH_LOG": self.log.name},
+        )
+
+    def set_point(self, n):
+        with open(self.points.name, "w", encoding="ascii") as file:
+            file.write(str(n) if n else "")
+
+    def is_pending(self):
+        """The file is empty for an instant when it is counted down, too."""
+        for _ in range(20):
+            if os.path.getsize(self.points.name) > 0:
+                return True
+            time.sleep(0.001)
+        return False
+
+    def reached(self):
+        with open(self.log.name, encoding="ascii") as file:
+            return set(file.read().split("\n"))
+
+    def test_calls(self):
+        """A tenant's calls, pipelined, killed at each point: one answer each, and what they say is so."""
+        fd = self.eventfd()
+        n = 0
+        web = self.delegate("web", ["kvm/v"])
+        self.attach("vm", {"v": None})
+        while True:
+            n += 1
+            deaths = len(self.broker.deaths)
+            self.set_point(n)
+            calls = [
+                ("Hold", {"name": "web.a", "fileDescriptorIndex": 0}, [fd], {}),
+                ("Hold", {"name": "web.b"}, [], {"oneway": True}),
+                ("Claim", {"name": "web.a"}, [], {}),
+                ("Connect", {"name": "web.l", "producers": ["kvm/v/pio/1"], "consumers": ["kvm/v/gsi/5"]}, [], {}),
+                ("ListEventfds", {}, [], {"more": True}),
+                ("Disconnect", {"name": "web.l"}, [], {}),
+                ("Release", {"name": "web.a"}, [], {}),
+            ]
+            for method, parameters, fds, flags in calls:
+                web.start(method, parameters, fds, **flags)
+            answers = {}
+            for method, parameters, _, flags in calls:
+                if flags.get("oneway"):
+                    continue
+                try:
+                    while web.finish()[1]:
+                        pass
+                    answers[method] = None
+                except evlink.Error as error:
+                    answers[method] = error.name
+            evlink.close_all(web.got)
+            web.got = []
+            pending = self.is_pending()
+            self.set_point(0)
+            if not pending:
+                self.broker.wait_deaths(deaths + 1)
+            self.reconnect()
+            what = f"killed at point {n}: {answers}"
+            interrupted = [method for method, error in answers.items() if error == "Restarted"]
+            self.assertLessEqual(len(interrupted), 0 if pending else 1, what)
+            later = set(answers.values()) - {None, "Restarted"}
+            self.assertLessEqual(later, {"NoSuchEventfd", "NoSuchLink"} if interrupted else set(), what)
+            # The lists tell.
+            found = set(web.list("Eventfds"))
+            self.assertTrue(found <= {"web.a", "web.b"}, what)
+            self.assertLessEqual("web.a" in found, answers["Release"] == "Restarted", what)
+            self.assertLessEqual("web.l" in web.list("Links"), answers["Disconnect"] == "Restarted", what)
+            for name in web.list("Links"):
+                web.call("Disconnect", {"name": name})
+            for name in found:
+                web.call("Release", {"name": name})
+            if pending:
+                break
+        print(f"# killed at {n - 1} crash points of a tenant's calls")
+        self.assertGreater(n, 40)
+        self.assertLessEqual(
+            {"line: before a call is taken", "line: after a call was taken", "line: before an answer is sent",
+             "line: after an answer was sent", "line: a call is forgotten"}, self.reached())
+
+    def test_delegate(self):
+        """Delegate and Revoke: a scope is there or not, and what is revoked stays so."""
+        tried = 0
+        for method, parameters in (("Delegate", {"scope": "web", "endpoints": ["kvm/v"], "maxLinks": 3}),
+                                   ("Revoke", {"scope": "web"})):
+            n = 0
+            while True:
+                n += 1
+                tenant = self.delegate("web", ["kvm/v"]) if method == "Revoke" else None
+                deaths = len(self.broker.deaths)
+                self.set_point(n)
+                try:
+                    self.client.call(method, parameters)
+                    done = True
+                except (EOFError, ConnectionError):
+                    done = False
+                pending = self.is_pending()
+                self.set_point(0)
+                if done and method == "Delegate":
+                    tenant = evlink.Connection(socket.socket(fileno=self.client.take()))
+                if not pending:
+                    self.broker.wait_deaths(deaths + 1)
+                    self.reconnect()
+                if done and method == "Revoke":
+                    self.assertTrue(tenant.at_end())
+                elif done:
+                    tenant.hold("web.x")
+                    tenant.call("Release", {"name": "web.x"})
+                if tenant:
+                    tenant.close()
+                # What nobody has an end of does not stay.
+                evlink.until(lambda: self.client.call("Status")["connections"] == 1)
+                self.assert_error("InvalidParameter", {}, self.client.call, "Revoke", {"scope": "web"})
+                if pending:
+                    break
+            tried += n - 1
+        print(f"# killed at {tried} crash points of Delegate and Revoke")
+        self.assertGreater(tried, 8)
+
+
+class Storm(KeptCase):
+    """Tenants that send what they like, in whatever pieces, while the broker is killed at any moment."""
+
+    def work(self, tenant, scope, seed, stop, failed):
+        chance = random.Random(seed)
+        held, unsure, restarts, n = set(), set(), 0, 0
+        try:
+            while not stop.is_set():
+                calls = []
+                for _ in range(chance.randrange(1, 12)):
+                    n += 1
+                    name = f"{scope}.{n}"
+                    calls.append(chance.choice([
+                        ("Hold", {"name": name}, {}),
+                        ("Hold", {"name": name}, {"oneway": True}),
+                        ("HoldMany", {"names": [name]}, {}),
+                        ("ListEventfds", {}, {"more": True}),
+                        ("Status", {}, {}),
+                        ("ConnectMany", {"links": [
+                            {"producers": [f"kvm/{scope}/pio/{i}"], "consumers": [f"kvm/{scope}/gsi/{i}"],
+                             "group": f"{scope}.g"} for i in range(chance.randrange(1, 200))]}, {}),
+                        ("Disconnect", {"group": f"{scope}.g"}, {}),
+                    ] + [("Claim", {"name": each}, {}) for each in list(held)[:1]]
+                      + [("Release", {"name": each}, {}) for each in list(held)[:1]]))
+                data = bytearray()
+                for method, parameters, flags in calls:
+                    if method == "HoldMany":
+                        tenant.sock.sendall(data)
+                        data.clear()
+                        tenant.start(method, parameters, [self.fd])
+                        continue
+                    data += json.dumps(dict(flags, method="io.evlink.Broker." + method, parameters=parameters)).encode()
+                    data += b" " * chance.choice([0, 0, 0, 30_000]) + b"\0"
+                    if not flags.get("oneway"):
+                        tenant.expect("io.evlink.Broker." + method)
+                cut = chance.randrange(len(data) + 1)
+                # Two threads: neither side waits for the other.
+                sender = threading.Thread(target=lambda: [tenant.sock.sendall(data[:cut]), time.sleep(
+                    chance.choice([0, 0.002])), tenant.sock.sendall(data[cut:])])
+                sender.start()
+                for method, parameters, flags in calls:
+                    name = parameters.get("name") or (parameters.get("names") or [None])[0]
+                    if flags.get("oneway"):
+                        unsure.add(name)
+                        continue
+                    error = None
+                    try:
+                        while tenant.finish()[1]:
+                            pass
+                    except evlink.Error as caught:
+                        error = caught.name
+                    restarts += error == "Restarted"
+                    if method in ("Hold", "HoldMany"):
+                        if error not in (None, "Restarted"):
+                            raise AssertionError(f"{method} {name}: {error}")
+                        (unsure if error else held).add(name)
+                    elif method == "Release":
+                        held.discard(name)
+                        if error == "Restarted":
+                            unsure.add(name)
+                        elif error not in (None, "NoSuchEventfd"):
+                            raise AssertionError(f"Release {name}: {error}")
+                    elif error not in (None, "Restarted", "NoSuchLink", "NoSuchEventfd", "EndpointBusy"):
+                        raise AssertionError(f"{method}: {error}")
+                    evlink.close_all(tenant.got)
+                    tenant.got = []
+                sender.join()
+            self.results[scope] = held, unsure, restarts, n
+        except BaseException as error:
+            failed.append(error)
+            stop.set()
+
+    def test_storm(self):
+        self.keep()
+        self.fd = self.eventfd()
+        self.results = {}
+        tenants = {f"t{i}": self.delegate(f"t{i}", [f"kvm/t{i}"]) for i in range(4)}
+        stop, failed = threading.Event(), []
+        threads = [threading.Thread(target=self.work, args=(tenant, scope, f"{SEED} {scope}", stop, failed))
+                   for scope, tenant in tenants.items()]
+        for thread in threads:
+            thread.start()
+        chance = random.Random(SEED)
+        kills = 0
+        while kills < KILLS // 4 and not stop.is_set():
+            time.sleep(chance.random() * chance.choice([0.01, 0.05]))
+            self.kill_next()
+            kills += 1
+        stop.set()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+        self.reconnect()
+        restarts = calls = 0
+        for scope, (held, unsure, restarted, n) in self.results.items():
+            found = set(tenants[scope].list("Eventfds"))
+            self.assertLessEqual(held, found)
+            self.assertLessEqual(found, held | unsure)
+            # One call at a time is under way.
+            self.assertLessEqual(restarted, kills)
+            restarts += restarted
+            calls += n
+        self.assertGreater(restarts, 0)
+        print(f"# {kills} kills, {calls} calls, {restarts} of them answered with Restarted")
 
 
 if __name__ == "__main__":

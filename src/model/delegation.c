@@ -33,32 +33,34 @@ static bool may_give(struct model *model, const struct peer *peer, const char *e
     return !owner || model_may(model, peer, RIGHT_CONNECT, text, owner);
 }
 
-/* Adds what is asked for to a new grant: its entries, in canonical form. */
+/* Adds what is asked for to a grant: its entries, in canonical form. */
 static int take_endpoints(struct model *model, const struct peer *peer,
-    const struct delegation_request *request, struct grant **ret_grant, struct fault *fault)
+    const struct delegation_request *request, struct grant *grant, struct fault *fault)
 {
-    char entries[SCOPE_ENDPOINTS_MAX][ENDPOINT_SIZE];
-    const char *pointers[SCOPE_ENDPOINTS_MAX];
     struct fault bad = { 0 };
+    int r = 0;
 
-    for (size_t i = 0; i < request->n_endpoints; i++) {
+    for (size_t i = 0; i < request->n_endpoints && r == 0; i++) {
+        char entry[ENDPOINT_SIZE];
         struct endpoint sample;
         const char *reason;
         bool whole;
 
-        pointers[i] = entries[i];
-        if (grant_parse(request->endpoints[i], entries[i], &sample, &whole, &reason) < 0) {
+        if (grant_parse(request->endpoints[i], entry, &sample, &whole, &reason) < 0) {
             if (!bad.code)
                 (void)fault_set(&bad, FAULT_BAD_ENDPOINT, request->endpoints[i], NULL, reason, 0);
-        } else if (!may_give(model, peer, entries[i], &sample, whole)) {
-            return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+        } else if (!may_give(model, peer, entry, &sample, whole)) {
+            r = fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
+        } else {
+            r = grant_add(grant, entry);
         }
     }
-    if (bad.code) {
+    /* Permission comes first, wherever in the list it lacks. */
+    if (r == 0 && bad.code) {
         *fault = bad;
-        return (int)bad.code;
+        r = (int)bad.code;
     }
-    return grant_new(pointers, request->n_endpoints, ret_grant);
+    return r;
 }
 
 /* The limits of the scopes that it is delegated from go on counting, beside its own. */
@@ -101,9 +103,12 @@ int model_delegate(struct model *model, const struct peer *peer, const struct de
     delegation = calloc(1, sizeof(*delegation));
     if (!delegation)
         return -ENOMEM;
+    delegation->model = model;
     delegation->peer = (struct peer){ .uid = peer->uid, .gid = peer->gid, .pid = peer->pid };
     delegation->since = clock_epoch();
-    r = take_endpoints(model, peer, request, &delegation->grant, fault);
+    r = grant_new(&delegation->grant);
+    if (r == 0)
+        r = take_endpoints(model, peer, request, delegation->grant, fault);
     if (r == 0)
         r = take_limits(peer, request, delegation->grant);
     if (r == 0)
@@ -120,10 +125,19 @@ int model_delegate(struct model *model, const struct peer *peer, const struct de
     return 0;
 }
 
+void model_delegated(struct delegation *delegation, uint64_t socket, uint64_t line)
+{
+    delegation->socket = socket;
+    delegation->line = line;
+    saved_init(delegation->model, &delegation->saved, SAVED_DELEGATION);
+}
+
 struct delegation *delegation_free(struct delegation *delegation)
 {
     if (!delegation)
         return NULL;
+    if (delegation->saved.number > 0)
+        saved_end(delegation->model, &delegation->saved);
     origin_unref(delegation->peer.origin);
     grant_free(delegation->grant);
     free(delegation->groups);

@@ -9,7 +9,10 @@
 #include "model/model.h"
 
 struct delegation {
-    struct peer peer; /* that of who delegated, and the scope: what it points to is the delegation's */
+    struct saved saved;
+    struct model *model;
+    uint64_t socket, line; /* what these are kept under, 0: they are not */
+    struct peer peer;      /* that of who delegated, and the scope: what it points to is the delegation's */
     struct grant *grant;
     struct groups *groups; /* NULL: none */
     int64_t since;
@@ -25,6 +28,9 @@ struct delegation_request {
 /* Returns as all calls of the model: 0, -errno, or a fault. */
 int model_delegate(struct model *model, const struct peer *peer, const struct delegation_request *request,
     struct delegation **ret_delegation, struct fault *fault);
+
+/* Its connection is served, and kept under those numbers: from now on it is on record. */
+void model_delegated(struct delegation *delegation, uint64_t socket, uint64_t line);
 
 struct delegation *delegation_free(struct delegation *delegation);
 

@@ -39,6 +39,7 @@ enum saved_kind {
     SAVED_HELD = 1,
     SAVED_AGENT = 2,
     SAVED_LINK = 3,
+    SAVED_DELEGATION = 4,
 };
 
 /* What is on record about an object, if somebody keeps records: see record.h. */

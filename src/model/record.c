@@ -62,6 +62,13 @@ enum {
     /* owners; texts, which older readers pass over from here on */
     TAG_SCOPE = 74,
     TAG_SECLABEL = 75,
+    /* delegations */
+    TAG_LINE = 76,
+    TAG_MEMBER = 77,        /* of a group, and 1 added, one each */
+    TAG_GRANTED = 78,       /* an entry, one each */
+    TAG_LIMIT = 79,         /* fields of its own, one each */
+    TAG_MOST_EVENTFDS = 80, /* these two with 1 added */
+    TAG_MOST_LINKS = 81,
 };
 
 /* ---- What is due
@@ -230,6 +237,29 @@ static void record_link(const struct link *link, struct packer *packer)
         record_end(link->ends[i], packer);
 }
 
+static void record_delegation(const struct delegation *delegation, struct packer *packer)
+{
+    const struct groups *groups = delegation->groups;
+    const struct grant *grant = delegation->grant;
+
+    pack_text(packer, TAG_NAME, peer_scope(&delegation->peer));
+    record_life(packer, &delegation->peer, NULL, delegation->since);
+    pack_number(packer, TAG_SOCKET, delegation->socket);
+    pack_number(packer, TAG_LINE, delegation->line);
+    for (size_t i = 0; groups && i < groups->n; i++)
+        pack_number(packer, TAG_MEMBER, (uint64_t)groups->gids[i] + 1);
+    for (char **entry = grant->endpoints; *entry; entry++)
+        pack_text(packer, TAG_GRANTED, *entry);
+    for (size_t i = 0; i < grant->n_limits; i++) {
+        size_t begin = pack_begin(packer, TAG_LIMIT);
+
+        pack_text(packer, TAG_NAME, grant->limits[i].scope);
+        pack_number(packer, TAG_MOST_EVENTFDS, grant->limits[i].eventfds + 1);
+        pack_number(packer, TAG_MOST_LINKS, grant->limits[i].links + 1);
+        pack_end(packer, begin);
+    }
+}
+
 void model_record(const struct saved *saved, struct packer *packer)
 {
     switch (saved->kind) {
@@ -242,11 +272,14 @@ void model_record(const struct saved *saved, struct packer *packer)
     case SAVED_LINK:
         record_link((const struct link *)saved, packer);
         break;
+    case SAVED_DELEGATION:
+        record_delegation((const struct delegation *)saved, packer);
+        break;
     }
 }
 
 _Static_assert(offsetof(struct held, saved) == 0 && offsetof(struct agent, saved) == 0 &&
-                   offsetof(struct link, saved) == 0,
+                   offsetof(struct link, saved) == 0 && offsetof(struct delegation, saved) == 0,
     "what is saved begins with it");
 
 /* ---- From records
@@ -267,7 +300,7 @@ static int number_fields(
                 return r;
         } else if (in_end ? field.tag == TAG_END_EVENTFD
                           : field.tag == TAG_EVENTFD || field.tag == TAG_RESAMPLE || field.tag == TAG_RENEW ||
-                                field.tag == TAG_SOCKET || field.tag == TAG_PIDFD) {
+                                field.tag == TAG_SOCKET || field.tag == TAG_PIDFD || field.tag == TAG_LINE) {
             r = unpacked_number(&field, &number);
             if (r < 0)
                 return r;
@@ -803,6 +836,108 @@ static bool is_begun(const struct link *link)
     return begun;
 }
 
+/* ---- Delegations
+ * ---------------------------------------------------------------------------------------------- */
+
+static int read_limit(const struct unpacked *from, struct grant *grant)
+{
+    struct unpacker unpacker = { from->bytes, from->bytes + from->length };
+    struct scope_limit limit = { .scope = "" };
+    uint64_t eventfds = 0, links = 0;
+    struct unpacked field;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_NAME)
+            r = unpacked_text(&field, limit.scope, sizeof(limit.scope));
+        else if (field.tag == TAG_MOST_EVENTFDS)
+            r = unpacked_number(&field, &eventfds);
+        else if (field.tag == TAG_MOST_LINKS)
+            r = unpacked_number(&field, &links);
+        if (r < 0)
+            return r;
+    }
+    if (r < 0)
+        return r;
+    /* What was left out was one less than 0: there is no limit. */
+    limit.eventfds = (size_t)(eventfds - 1);
+    limit.links = (size_t)(links - 1);
+    return grant_limit(grant, &limit);
+}
+
+static int add_member(struct delegation *delegation, uint64_t gid)
+{
+    size_t n = delegation->groups ? delegation->groups->n : 0;
+    struct groups *more = realloc(delegation->groups, sizeof(*more) + (n + 1) * sizeof(gid_t));
+
+    if (!more)
+        return -ENOMEM;
+    more->n = n + 1;
+    more->gids[n] = (gid_t)gid;
+    delegation->groups = more;
+    return 0;
+}
+
+static int read_delegation(struct delegation *delegation, const unsigned char *bytes, size_t length)
+{
+    struct unpacker unpacker = { bytes, bytes + length };
+    char entry[ENDPOINT_SIZE];
+    struct unpacked field;
+    uint64_t number;
+    int r;
+
+    while ((r = unpack_next(&unpacker, &field)) > 0) {
+        if (field.tag == TAG_GRANTED) {
+            r = unpacked_text(&field, entry, sizeof(entry));
+            r = r < 0 ? r : grant_add(delegation->grant, entry);
+        } else if (field.tag == TAG_LIMIT) {
+            r = read_limit(&field, delegation->grant);
+        } else if (field.tag == TAG_MEMBER) {
+            r = unpacked_number(&field, &number);
+            r = r < 0 ? r : add_member(delegation, number - 1);
+        } else if (field.tag == TAG_LINE) {
+            r = unpacked_number(&field, &delegation->line);
+        }
+        if (r < 0)
+            return r;
+    }
+    return r;
+}
+
+static int restore_delegation(
+    struct restore *restore, uint64_t number, const unsigned char *bytes, size_t length)
+{
+    struct delegation *delegation;
+    struct common common;
+    int r;
+
+    r = read_common(restore, bytes, length, &common);
+    if (r < 0)
+        return r;
+    if (!common.scope[0])
+        return -EBADMSG;
+    delegation = calloc(1, sizeof(*delegation));
+    if (!delegation)
+        return -ENOMEM;
+    delegation->model = restore->model;
+    delegation->peer = policy_owner(&common.owner);
+    delegation->since = common.since;
+    delegation->socket = common.numbers[TAG_SOCKET];
+    r = grant_new(&delegation->grant);
+    if (r == 0)
+        r = read_delegation(delegation, bytes, length);
+    delegation->peer.grant = delegation->grant;
+    delegation->peer.groups = delegation->groups;
+    if (r == 0)
+        r = restore->delegation(restore->userdata, delegation);
+    if (r < 0) {
+        delegation_free(delegation);
+        return r;
+    }
+    restore_saved(restore, &delegation->saved, SAVED_DELEGATION, number);
+    return 0;
+}
+
 /* ---- All of it
  * -------------------------------------------------------------------------------------------------- */
 
@@ -823,6 +958,8 @@ int model_restore_record(struct restore *restore, enum saved_kind kind, uint64_t
         return restore_agent(restore, number, bytes, length);
     case SAVED_LINK:
         return restore_link(restore, number, bytes, length, gone);
+    case SAVED_DELEGATION:
+        return restore_delegation(restore, number, bytes, length);
     }
     return -EBADMSG;
 }

@@ -12,6 +12,7 @@
 #define MODEL_RECORD_H
 
 #include "base/pack.h"
+#include "model/delegation.h"
 #include "model/model.h"
 
 /* The next object whose record may be out of date, which it is taken not to be from now on. NULL: none. */
@@ -41,6 +42,8 @@ struct restore {
     int (*eventfd)(void *userdata, size_t i, void **ret_item);
     /* An agent is back; its session is to be set. 0, or -errno where its socket is lost. */
     int (*agent)(void *userdata, struct agent *agent);
+    /* A delegation is back: consumed, if this returns 0. -errno: its connection is lost. */
+    int (*delegation)(void *userdata, struct delegation *delegation);
 
     /* Its own from here on; zeroed. */
     struct lifeline lifeline;  /* of connections that were there */
@@ -53,7 +56,7 @@ struct restore {
 
 /* Of a model that is empty: from here to model_restored(), records come back, held eventfds first, then
  * agents, then links, each in the order of their numbers, links a second time with gone true: of such that
- * are gone but for an end. */
+ * are gone but for an end; and then delegations. */
 int model_restore(struct restore *restore);
 int model_restore_record(struct restore *restore, enum saved_kind kind, uint64_t number,
     const unsigned char *bytes, size_t length, bool gone);

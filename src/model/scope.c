@@ -76,22 +76,33 @@ int grant_parse(const char *text, char entry[static ENDPOINT_SIZE], struct endpo
     return -EINVAL;
 }
 
-int grant_new(const char *const *entries, size_t n, struct grant **ret_grant)
+int grant_new(struct grant **ret_grant)
 {
     struct grant *grant = calloc(1, sizeof(*grant));
 
     if (grant)
-        grant->endpoints = calloc(n + 1, sizeof(char *));
-    for (size_t i = 0; grant && grant->endpoints && i < n; i++)
-        if (!(grant->endpoints[i] = strdup(entries[i]))) {
-            grant_free(grant);
-            return -ENOMEM;
-        }
+        grant->endpoints = calloc(1, sizeof(char *));
     if (!grant || !grant->endpoints) {
         grant_free(grant);
         return -ENOMEM;
     }
     *ret_grant = grant;
+    return 0;
+}
+
+int grant_add(struct grant *grant, const char *entry)
+{
+    size_t n = grant->n_endpoints;
+    char **more = reallocarray(grant->endpoints, n + 2, sizeof(char *));
+
+    if (!more)
+        return -ENOMEM;
+    grant->endpoints = more;
+    more[n] = strdup(entry);
+    if (!more[n])
+        return -ENOMEM;
+    more[n + 1] = NULL;
+    grant->n_endpoints++;
     return 0;
 }
 

@@ -42,6 +42,7 @@ struct scope_limit {
 /* What was delegated. Never changed once it is made. */
 struct grant {
     char **endpoints; /* entries in canonical form, NULL-terminated */
+    size_t n_endpoints;
     struct scope_limit *limits;
     size_t n_limits; /* its own, and those of the scopes that it was delegated from */
 };
@@ -54,11 +55,12 @@ struct grant {
 int grant_parse(const char *text, char entry[static ENDPOINT_SIZE], struct endpoint *ret_sample,
     bool *ret_whole, const char **ret_reason);
 
-/* With these entries (copied) and no limits. -ENOMEM. */
-int grant_new(const char *const *entries, size_t n, struct grant **ret_grant);
+/* Of nothing, without limits. -ENOMEM. */
+int grant_new(struct grant **ret_grant);
 struct grant *grant_free(struct grant *grant);
 
-/* -ENOMEM. */
+/* Adds an entry in canonical form, or a limit: copied. -ENOMEM. */
+int grant_add(struct grant *grant, const char *entry);
 int grant_limit(struct grant *grant, const struct scope_limit *limit);
 
 /* Whether an endpoint, or an entry, in canonical form is an entry of the grant's or below one at a slash. */

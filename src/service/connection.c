@@ -6,9 +6,11 @@
 #include "base/log.h"
 #include "model/delegation.h"
 #include "service/config.h"
+#include "service/line.h"
 #include "service/method.h"
 #include "service/monitor.h"
 #include "service/row.h"
+#include "service/vault.h"
 #include "wire/socket.h"
 
 #include <errno.h>
@@ -149,8 +151,16 @@ void connection_end_stream(struct connection *connection)
     end_call(connection);
 }
 
+/* The next frame, if all of it is there. *ret_interrupted: it was another process's to answer. */
+static bool next_frame(struct connection *connection, struct frame *ret_frame, bool *ret_interrupted)
+{
+    *ret_interrupted = false;
+    return (connection->line ? line_next(connection->line, ret_frame, ret_interrupted)
+                             : frame_in_next(&connection->in, ret_frame)) > 0;
+}
+
 /* One frame: a call. */
-static void take_frame(struct connection *connection, struct frame *frame)
+static void take_frame(struct connection *connection, struct frame *frame, bool interrupted)
 {
     int r;
 
@@ -161,7 +171,11 @@ static void take_frame(struct connection *connection, struct frame *frame)
         fail(connection, "a malformed call", r);
         return;
     }
-    connection->deferred = true;
+    connection->deferred = !interrupted;
+    if (interrupted) {
+        (void)connection_begin_error(connection, "io.evlink.Broker.Restarted");
+        connection_end(connection);
+    }
 }
 
 static void pause_for(struct connection *connection, int64_t microseconds)
@@ -210,6 +224,7 @@ static bool is_full(const struct connection *connection)
 static void serve(struct connection *connection)
 {
     struct frame frame;
+    bool interrupted;
     int streamed = 0;
 
     for (;;) {
@@ -230,10 +245,16 @@ static void serve(struct connection *connection)
                 return;
             continue;
         }
-        if (connection->call.root || frame_in_next(&connection->in, &frame) == 0)
+        if (connection->call.root || !next_frame(connection, &frame, &interrupted))
             return;
-        take_frame(connection, &frame);
+        take_frame(connection, &frame, interrupted);
     }
+}
+
+/* Whether the client has to read first: a line takes one call at a time. */
+static bool is_answering(const struct connection *connection)
+{
+    return connection->line && line_is_busy(connection->line) && !connection->call.root;
 }
 
 /* Waits for what can happen next; a connection that nothing can happen to any more is closed. */
@@ -243,7 +264,7 @@ static void watch(struct connection *connection)
     /* Of a subscriber we have to know when it hangs up. */
     bool reading = (connection->finished ? connection->monitor != NULL
                                          : !connection->call.root || connection->monitor) &&
-                   !is_full(connection) && !connection->server->recovering;
+                   !is_full(connection) && !is_answering(connection) && !connection->server->recovering;
     int r = 0;
 
     if (connection->finished && !connection->call.root && !sending) {
@@ -289,6 +310,24 @@ static void hang_up(struct connection *connection)
     connection->finished = true;
 }
 
+static int receive(struct connection *connection)
+{
+    return connection->line ? line_receive(connection->line, connection->fd)
+                            : socket_receive(connection->fd, &connection->in);
+}
+
+static int send_out(struct connection *connection)
+{
+    int r;
+
+    if (!connection->line)
+        return socket_send(connection->fd, &connection->out);
+    r = line_send(connection->line, connection->fd, &connection->out, !connection->call.root);
+    if (r == 0 && is_answering(connection))
+        line_end_call(connection->line);
+    return r;
+}
+
 /* Serves, receives and sends until there is nothing to do or somebody else's turn. Frees what has failed. */
 static void advance(struct connection *connection)
 {
@@ -300,10 +339,12 @@ static void advance(struct connection *connection)
     for (int received = 0;; received++) {
         serve(connection);
         if (connection->failed || received == RECEIVES_MAX || connection->finished || is_full(connection) ||
+            is_answering(connection) ||
             server->recovering || (connection->call.root && !connection->monitor))
             break;
-        r = socket_receive(connection->fd, &connection->in);
-        if (r == 0)
+        r = receive(connection);
+        /* What a subscriber of a line's sends is never taken, and nothing else is looked for behind it. */
+        if (r == 0 || r == -EBUSY)
             hang_up(connection);
         else if (r == -EAGAIN)
             break;
@@ -315,7 +356,7 @@ static void advance(struct connection *connection)
         bool was_full = is_full(connection);
 
         server_sync(server);
-        r = socket_send(connection->fd, &connection->out);
+        r = send_out(connection);
         /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
         connection->stalled = r == -ETOOMANYREFS;
         if (connection->stalled && !connection->failed)
@@ -474,6 +515,23 @@ int connection_new(struct server *server, int fd)
     return r;
 }
 
+/* Has it outlive this process. */
+static int keep(struct connection *connection)
+{
+    struct vault *vault = connection->server->vault;
+    int r;
+
+    r = line_new(&connection->line);
+    if (r == 0)
+        r = vault_keep_fd(vault, connection->fd, &connection->socket_item);
+    if (r == 0)
+        r = vault_keep_fd(vault, line_fd(connection->line), &connection->line_item);
+    if (r == 0)
+        model_delegated(
+            connection->delegation, item_number(connection->socket_item), item_number(connection->line_item));
+    return r;
+}
+
 int connection_delegate(struct server *server, int fd, struct delegation *delegation, struct fault *fault)
 {
     struct connection *connection = make(server, fd);
@@ -486,11 +544,63 @@ int connection_delegate(struct server *server, int fd, struct delegation *delega
     connection->delegation = delegation;
     connection->peer = delegation->peer;
     r = charge(connection, fault);
+    if (r == 0 && server->vault)
+        r = keep(connection);
     if (r == 0)
         r = begin(connection);
     if (r)
         connection_free(connection);
     return r;
+}
+
+int connection_restore(struct server *server, int fd, struct item *socket_item, int memory,
+    struct item *line_item, struct delegation *delegation)
+{
+    struct connection *connection = make(server, fd);
+    int r = fd >= 0 && memory >= 0 ? 0 : -ENOENT;
+
+    if (!connection)
+        return -ENOMEM;
+    connection->socket_item = socket_item;
+    connection->line_item = line_item;
+    connection->peer = delegation->peer;
+    if (r == 0)
+        r = line_open(memory, &connection->out, &connection->line);
+    if (r == 0)
+        r = model_charge(server->model, &connection->peer, QUOTA_CONNECTIONS, 1, NULL);
+    if (r == 0) {
+        connection->charged = true;
+        r = begin(connection);
+    }
+    if (r < 0) {
+        connection->peer.origin = NULL; /* the delegation's */
+        connection_free(connection);
+        return r;
+    }
+    connection->delegation = delegation;
+    /* There may be a call already, or half an answer to send. */
+    connection_resume(connection);
+    return 0;
+}
+
+/* What is kept is the vault's to close: the next process's, where this one stops. */
+static void close_kept(struct connection *connection)
+{
+    struct vault *vault = connection->server->vault;
+    int memory = connection->line ? line_fd(connection->line) : -1;
+
+    line_free(connection->line);
+    /* Copies of it are in queues for a while. */
+    if (vault)
+        (void)shutdown(connection->fd, SHUT_RDWR);
+    if (vault && connection->socket_item)
+        vault_drop(vault, connection->socket_item);
+    else
+        fd_close(connection->fd);
+    if (vault && connection->line_item)
+        vault_drop(vault, connection->line_item);
+    else
+        fd_close(memory);
 }
 
 /* What is unread in it may be anything: nothing comes in any more when that is looked at. */
@@ -520,7 +630,10 @@ struct connection *connection_free(struct connection *connection)
     end_call(connection);
     frame_in_clear(&connection->in);
     frame_out_clear(&connection->out);
-    close_socket(connection->fd);
+    if (connection->line || connection->socket_item || connection->line_item)
+        close_kept(connection);
+    else
+        close_socket(connection->fd);
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);

@@ -16,7 +16,9 @@ struct connection {
     struct peer peer;
     struct groups *groups;         /* that peer points to; NULL: it is the delegation's */
     struct delegation *delegation; /* NULL: the client has connected by itself */
-    struct lifeline lifeline;      /* what ends with it */
+    struct line *line; /* of a delegated one that outlives this process: in its place; else NULL */
+    struct item *socket_item, *line_item; /* what it is kept as */
+    struct lifeline lifeline;             /* what ends with it */
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *again;
@@ -47,6 +49,13 @@ int connection_new(struct server *server, int fd);
 /* The same on an end of a pair that the other end of is for who comes through this delegation: both consumed,
  * also on failure. FAULT_QUOTA_EXCEEDED, -errno. */
 int connection_delegate(struct server *server, int fd, struct delegation *delegation, struct fault *fault);
+
+/*
+ * A delegated one that is back after a restart: its socket and its line's memory (consumed; -1: lost) and
+ * what they are kept as. delegation: consumed, if this returns 0. -errno.
+ */
+int connection_restore(struct server *server, int fd, struct item *socket_item, int memory,
+    struct item *line_item, struct delegation *delegation);
 
 struct connection *connection_free(struct connection *connection);
 

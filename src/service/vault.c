@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/numbers.h"
 #include "model/record.h"
+#include "service/connection.h"
 #include "service/session.h"
 
 #include <errno.h>
@@ -302,6 +303,20 @@ static int give_agent(void *userdata, struct agent *agent)
     return whole ? 0 : -ENOENT;
 }
 
+static int give_delegation(void *userdata, struct delegation *delegation)
+{
+    struct recovery *recovery = userdata;
+    struct item *socket, *memory;
+    int fd = find_fd(recovery, delegation->socket, &socket),
+        line = find_fd(recovery, delegation->line, &memory);
+    int r;
+
+    r = connection_restore(recovery->vault->server, fd, socket, line, memory, delegation);
+    if (r == -ENOMEM)
+        recovery->failed = true;
+    return r;
+}
+
 static void give_count(void *userdata, const struct ledger_slot *slot)
 {
     struct recovery *recovery = userdata;
@@ -315,6 +330,7 @@ static void restore_pieces(struct recovery *recovery, enum saved_kind kind, bool
         [SAVED_HELD] = "held eventfd",
         [SAVED_AGENT] = "agent",
         [SAVED_LINK] = "link",
+        [SAVED_DELEGATION] = "delegated connection",
     };
     int r;
 
@@ -338,7 +354,10 @@ static int restore(struct vault *vault)
 {
     struct recovery recovery = {
         .vault = vault,
-        .restore = { .model = vault->server->model, .eventfd = give_eventfd, .agent = give_agent },
+        .restore = { .model = vault->server->model,
+            .eventfd = give_eventfd,
+            .agent = give_agent,
+            .delegation = give_delegation },
     };
     int r = -ENOMEM;
 
@@ -363,6 +382,7 @@ static int restore(struct vault *vault)
     restore_pieces(&recovery, SAVED_AGENT, false);
     restore_pieces(&recovery, SAVED_LINK, false);
     restore_pieces(&recovery, SAVED_LINK, true);
+    restore_pieces(&recovery, SAVED_DELEGATION, false);
     ledger_each_slot(vault->ledger, give_count, &recovery);
     crash_point("vault: all is back");
     model_restored(&recovery.restore);

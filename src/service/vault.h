@@ -46,7 +46,8 @@ void vault_unkeep(struct vault *vault, struct eventfd *eventfd);
 void vault_ended(struct vault *vault, enum saved_kind kind, uint64_t number);
 int vault_drain(struct vault *vault, const struct end *end, struct eventfd *eventfd, uint64_t *ret_count);
 
-/* Keeps an agent's socket or pidfd; fd: stays the caller's until vault_drop(). */
+/* Keeps an agent's socket or pidfd, or what a delegated connection has; fd: stays the caller's until
+ * vault_drop(). */
 int vault_keep_fd(struct vault *vault, int fd, struct item **ret_item);
 
 /* The item is not needed any more: its descriptor is consumed. */

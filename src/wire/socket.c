@@ -18,9 +18,6 @@
 #define SCM_PIDFD 0x04 /* Linux 6.5 */
 #endif
 
-/* Room for what the socket's other owners may have the kernel add: credentials, a label, a pidfd. */
-#define CONTROL_EXTRA 512
-
 static ssize_t receive(int fd, struct msghdr *message, int flags)
 {
     ssize_t n;
@@ -31,8 +28,7 @@ static ssize_t receive(int fd, struct msghdr *message, int flags)
     return n < 0 ? -errno : n;
 }
 
-/* The descriptors in a received message, in order. A pidfd that nobody asked for is closed. */
-static int adopt(struct msghdr *message, struct fdset *set)
+int socket_adopt(struct msghdr *message, struct fdset *set)
 {
     int fds[FRAME_MAX_FDS];
     size_t n = 0;
@@ -60,10 +56,7 @@ static int adopt(struct msghdr *message, struct fdset *set)
 
 int socket_receive(int fd, struct frame_in *in)
 {
-    union {
-        char space[CMSG_SPACE(FRAME_MAX_FDS * sizeof(int)) + CONTROL_EXTRA];
-        struct cmsghdr align;
-    } control;
+    union socket_control control;
     struct fdset fds = FDSET_EMPTY;
     struct iovec vector;
     struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
@@ -95,19 +88,32 @@ int socket_receive(int fd, struct frame_in *in)
     n = receive(fd, &message, 0);
     if (n <= 0)
         return (int)n;
-    r = adopt(&message, &fds);
+    r = socket_adopt(&message, &fds);
     if (r < 0)
         return r;
     r = frame_in_fill(in, (size_t)n, &fds, message.msg_flags & MSG_CTRUNC);
     return r < 0 ? r : 1;
 }
 
+void socket_attach(struct msghdr *message, const struct fdset *fds, union socket_control *control)
+{
+    struct cmsghdr *header;
+
+    if (fds->n == 0)
+        return;
+    memset(control, 0, sizeof(*control));
+    message->msg_control = control->space;
+    message->msg_controllen = CMSG_SPACE(fds->n * sizeof(int));
+    header = CMSG_FIRSTHDR(message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds->n * sizeof(int));
+    memcpy(CMSG_DATA(header), fds->fds, fds->n * sizeof(int));
+}
+
 int socket_send(int fd, struct frame_out *out)
 {
-    union {
-        char space[CMSG_SPACE(FRAME_MAX_FDS * sizeof(int))];
-        struct cmsghdr align;
-    } control;
+    union socket_control control;
     const struct fdset *fds;
     const char *bytes;
     size_t length;
@@ -117,18 +123,7 @@ int socket_send(int fd, struct frame_out *out)
         struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
         ssize_t n;
 
-        if (fds->n > 0) {
-            struct cmsghdr *header;
-
-            memset(&control, 0, sizeof(control));
-            message.msg_control = control.space;
-            message.msg_controllen = CMSG_SPACE(fds->n * sizeof(int));
-            header = CMSG_FIRSTHDR(&message);
-            header->cmsg_level = SOL_SOCKET;
-            header->cmsg_type = SCM_RIGHTS;
-            header->cmsg_len = CMSG_LEN(fds->n * sizeof(int));
-            memcpy(CMSG_DATA(header), fds->fds, fds->n * sizeof(int));
-        }
+        socket_attach(&message, fds, &control);
         do
             n = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         while (n < 0 && errno == EINTR);

@@ -8,6 +8,23 @@
 
 #include "wire/frame.h"
 
+#include <sys/socket.h>
+
+/* Room for what the socket's other owners may have the kernel add: credentials, a label, a pidfd. */
+#define SOCKET_CONTROL_EXTRA 512
+
+/* Room for the control data of one message. */
+union socket_control {
+    char space[CMSG_SPACE(FRAME_MAX_FDS * sizeof(int)) + SOCKET_CONTROL_EXTRA];
+    struct cmsghdr align;
+};
+
+/* The descriptors in a received message, in order. A pidfd that nobody asked for is closed. -ENOMEM. */
+int socket_adopt(struct msghdr *message, struct fdset *set);
+
+/* Puts descriptors (borrowed, maybe none) into a message that is to be sent. control: lives as long. */
+void socket_attach(struct msghdr *message, const struct fdset *fds, union socket_control *control);
+
 /*
  * Receives what has come, in such pieces that each descriptor is attributed to its own frame. Call it only
  * when frame_in_next() has nothing more. Returns 1 when something came, 0 at the end of the stream, -EAGAIN,
