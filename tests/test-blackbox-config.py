@@ -88,6 +88,7 @@ class Check(Case):
         "[Broker]\nSocketMode=0600\nSocketGroup=0\nAgentTimeout=0.5\nMaxConnections=0\n",
         "[Broker]\nSocketMode=\nSocketGroup=\n",
         "[Allow x]\nUser=*\nVerbs=*\nNames=*\n",
+        "[Allow x]\nLabel=*:svirt_t:* unconfined\nVerbs=claim\nNames=*\n",
         "[Allow x]\nGroup=0\nVerbs=list attach\nEndpoints=kvm/x/*\n\n[Link x]\nProducers=eventfd/a\nConsumers=eventfd/b\n",
     )
 
@@ -123,7 +124,8 @@ class Check(Case):
         ("[Allow x]\nNames=kvm/a\n", 2, "Endpoints"),
         ("[Allow x]\nEndpoints=kvm\n", 2, "Names"),
         ("[Allow x]\nVerbs=claim\n  Names=a\n", 2, "Names=a is no verb"),
-        ("\n[Allow x]\nVerbs=claim\nNames=*\n", 2, "no User"),
+        ("\n[Allow x]\nVerbs=claim\nNames=*\n", 2, "no User=, no Group= and no Label="),
+        ("[Allow x]\nLabel=a\nNames=*\n", 1, "no Verbs"),
         ("[Allow x]\nUser=0\nNames=*\n", 1, "no Verbs"),
         ("[Allow x]\nUser=0\nVerbs=claim\n", 1, "no Names"),
         ("[Link x]\nProducers=eventfd/a\n", 1, "no Consumers"),

@@ -201,10 +201,11 @@ static void test_rules(void **state)
     put(etc, "evlinkd.conf",
         "[Allow one]\nUser=root 17\nGroup=18\nVerbs=claim\n  signal\n\tlist ; all\nNames=a* b\n"
         "[Allow two]\nUser=*\nVerbs=*\nEndpoints=kvm/x/*\n"
-        "[Allow one]\nGroup=19 20\n");
+        "[Allow one]\nGroup=19 20\n"
+        "[Allow three]\nLabel=*:svirt_t:*  libvirt-*?(enforce)\nVerbs=list\nNames=x\n");
     put(etc, "evlinkd.conf.d/1.conf", "[Allow one]\nNames=\nEndpoints=*\n");
     config = load(NULL);
-    assert_int_equal(config->policy.n_rules, 2);
+    assert_int_equal(config->policy.n_rules, 3);
     rule = &config->policy.rules[0];
     assert_false(rule->everybody);
     assert_int_equal(rule->n_uids, 2);
@@ -219,6 +220,12 @@ static void test_rules(void **state)
     rule = &config->policy.rules[1];
     assert_true(rule->everybody);
     assert_true(rule->rights >> RIGHT_WITHDRAW & 1);
+    assert_null(rule->labels);
+    rule = &config->policy.rules[2];
+    assert_false(rule->everybody);
+    assert_string_equal(rule->labels[0], "*:svirt_t:*");
+    assert_string_equal(rule->labels[1], "libvirt-*?(enforce)");
+    assert_null(rule->labels[2]);
     assert_string_equal(from(config, "Allow one", "Verbs"), "0/evlinkd.conf:4");
     assert_string_equal(from(config, "Allow one", "Group"), "0/evlinkd.conf:13");
     config_free(config);

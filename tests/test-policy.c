@@ -102,6 +102,50 @@ static void test_table(void **state)
     }
 }
 
+static char *svirt[] = { (char *)"*:svirt_t:*", (char *)"libvirt-*?(enforce)", NULL };
+static struct rule labelled_rules[] = {
+    { .uids = alice, .n_uids = 1, .labels = svirt, .rights = BIT(RIGHT_CLAIM), .names = bells },
+    { .labels = svirt, .rights = BIT(RIGHT_SIGNAL), .names = bells },
+    { .everybody = true, .labels = all, .rights = BIT(RIGHT_PARK), .names = bells },
+};
+static const struct policy labelled_policy = { labelled_rules, ARRAY_SIZE(labelled_rules) };
+
+static const struct {
+    uid_t uid;
+    const char *label;
+    enum right right;
+    bool may; /* with gong, of 8's */
+} labelled[] = {
+    { 1000, "system_u:system_r:svirt_t:s0", RIGHT_CLAIM, true },
+    { 1000, "libvirt-1 (enforce)", RIGHT_CLAIM, true },
+    { 1000, "libvirt-1 (complain)", RIGHT_CLAIM, false },
+    { 1000, "unconfined", RIGHT_CLAIM, false },
+    { 1000, "", RIGHT_CLAIM, false },
+    { 1001, "system_u:system_r:svirt_t:s0", RIGHT_CLAIM, false },
+    { 1001, "system_u:system_r:svirt_t:s0", RIGHT_SIGNAL, true },
+    { 1001, "unconfined", RIGHT_SIGNAL, false },
+    { 1001, "unconfined", RIGHT_PARK, true },
+    { 1001, "", RIGHT_PARK, false },
+    { 8, "", RIGHT_CLAIM, true },
+    { 0, "", RIGHT_CLAIM, true },
+};
+
+static void test_labels(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(labelled); i++) {
+        struct peer peer = { .uid = labelled[i].uid }, owner;
+
+        assert_int_equal(origin_new("", labelled[i].label, &peer.origin), 0);
+        owner = policy_owner(&peer);
+        policy_disown(&peer);
+        /* An owner has its label still. */
+        if (policy_may(&labelled_policy, &owner, labelled[i].right, "gong", 8) != labelled[i].may)
+            fail_msg("row %zu: %s", i, labelled[i].label);
+        policy_disown(&owner);
+    }
+}
+
 static const struct {
     const char *scope; /* of who asks, with those entries */
     uid_t uid;
@@ -334,6 +378,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),
+        cmocka_unit_test(test_labels),
         cmocka_unit_test(test_scoped),
         cmocka_unit_test(test_revoke),
         cmocka_unit_test(test_entries),

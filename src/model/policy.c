@@ -86,23 +86,27 @@ static bool has_gid(const struct peer *peer, gid_t gid)
     return false;
 }
 
+static bool matches(char **globs, const char *text)
+{
+    for (; globs && *globs; globs++)
+        if (fnmatch(*globs, text, 0) == 0)
+            return true;
+    return false;
+}
+
 static bool is_named(const struct rule *rule, const struct peer *peer)
 {
-    if (rule->everybody)
+    const char *label = peer_label(peer);
+
+    if (rule->labels && !(label[0] && matches(rule->labels, label)))
+        return false;
+    if (rule->everybody || (rule->labels && rule->n_uids == 0 && rule->n_gids == 0))
         return true;
     for (size_t i = 0; i < rule->n_uids; i++)
         if (rule->uids[i] == peer->uid)
             return true;
     for (size_t i = 0; i < rule->n_gids; i++)
         if (has_gid(peer, rule->gids[i]))
-            return true;
-    return false;
-}
-
-static bool matches(char **globs, const char *text)
-{
-    for (; globs && *globs; globs++)
-        if (fnmatch(*globs, text, 0) == 0)
             return true;
     return false;
 }

@@ -79,13 +79,17 @@ enum right {
 /* The configuration's word for it. */
 const char *right_name(enum right right);
 
-/* One [Allow]: those whom it names may do that with what its globs match. */
+/*
+ * One [Allow]: those whom it names may do that with what its globs match. It names everybody, or those of its
+ * uids and gids; with labels, of all those the ones whose label matches.
+ */
 struct rule {
     bool everybody;
     uid_t *uids;
     size_t n_uids;
     gid_t *gids;
     size_t n_gids;
+    char **labels;   /* globs, NULL-terminated; NULL: whatever the label is */
     unsigned rights; /* bits, 1 << enum right */
     char **names;    /* globs, NULL-terminated; NULL: none */
     char **endpoints;

@@ -251,6 +251,19 @@ static int read_globs(char *value, char ***globs, bool endpoints, char what[stat
     return 0;
 }
 
+static int read_labels(char *value, void *place, char what[static WHAT_SIZE])
+{
+    char ***labels = place;
+    size_t n = 0;
+    char *word;
+
+    (void)what;
+    while ((word = next_word(&value)))
+        if (add_string(labels, n++, word) < 0)
+            return -ENOMEM;
+    return 0;
+}
+
 static int read_names(char *value, void *place, char what[static WHAT_SIZE])
 {
     return read_globs(value, place, false, what);
@@ -331,6 +344,7 @@ static const struct key broker_keys[] = {
 static const struct key allow_keys[] = {
     { "User", read_rule_users, 0, NULL },
     { "Group", read_rule_groups, 0, NULL },
+    { "Label", read_labels, offsetof(struct rule, labels), NULL },
     { "Verbs", read_verbs, offsetof(struct rule, rights), NULL },
     { "Names", read_names, offsetof(struct rule, names), NULL },
     { "Endpoints", read_endpoint_globs, offsetof(struct rule, endpoints), NULL },
@@ -363,6 +377,7 @@ static void clear_rule(void *object)
 
     free(rule->uids);
     free(rule->gids);
+    strings_free(rule->labels);
     strings_free(rule->names);
     strings_free(rule->endpoints);
 }
@@ -605,7 +620,8 @@ static void take_rule(struct loading *loading, const struct section *section, st
     struct rule *rule = &policy->rules[policy->n_rules++];
 
     take_section(loading, section, rule, from);
-    need(loading, section, rule->everybody || rule->n_uids > 0 || rule->n_gids > 0, "User= and no Group=");
+    need(loading, section, rule->everybody || rule->n_uids > 0 || rule->n_gids > 0 || rule->labels,
+        "User=, no Group= and no Label=");
     need(loading, section, rule->rights != 0, "Verbs=");
     need(loading, section, rule->names || rule->endpoints, "Names= and no Endpoints=");
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A client's connection: see connection.h. */
 #include "service/connection.h"
+#include "base/cleanup.h"
 #include "base/discard.h"
 #include "base/fd.h"
+#include "base/label.h"
 #include "base/log.h"
 #include "model/delegation.h"
 #include "service/config.h"
@@ -472,6 +474,7 @@ static int begin(struct connection *connection)
 /* Who is at the other end, by the kernel. */
 static int identify(struct connection *connection)
 {
+    CLEANUP(freep) char *label = NULL;
     struct ucred credentials;
     socklen_t length = sizeof(credentials);
     int r;
@@ -484,7 +487,8 @@ static int identify(struct connection *connection)
     connection->peer = (struct peer){
         .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
     };
-    return 0;
+    r = label_read(connection->fd, &label);
+    return r < 0 ? r : origin_new("", label, &connection->peer.origin);
 }
 
 int connection_new(struct server *server, int fd)
