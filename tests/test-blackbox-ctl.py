@@ -412,6 +412,47 @@ class Ctl(blackbox.Case):
         self.assertEqual(part, self.ctl("graph", "--group", "g"))
         self.assertEqual(sorted(json.loads(self.ctl("graph", "--json"))), ["agents", "eventfds", "links"])
 
+    def test_delegate(self):
+        self.ctl("hold", "bell")
+        script = f"""
+            "{program()}" hold web.bell &&
+            "{program()}" link --name web.l eventfd/web.bell kvm/vm1/gsi/5 &&
+            "{program()}" list -n -o NAME &&
+            ! "{program()}" hold x && ! "{program()}" link eventfd/web.bell kvm/vm2/gsi/5 &&
+            "{program()}" delegate web.in kvm/vm1/gsi -- "{program()}" hold web.in.x && exit 7"""
+        answer = subprocess.run(
+            [program(), "delegate", "--max-eventfds", "2", "web", "kvm/vm1", "--", "sh", "-c", script],
+            env=self.environment(), capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )
+        self.assertEqual((answer.returncode, answer.stdout), (7, "web.l\nweb.bell\n"), answer.stderr)
+        self.assertEqual(answer.stderr.count("delegated"), 2, answer.stderr)
+        self.assertEqual(self.client.list("Links")["web.l"]["owner"]["scope"], "web")
+        self.assertRegex(self.ctl("list", "-o", "NAME,SCOPE"), r"web\.bell +web\nweb\.in\.x +web\.in\n")
+        self.assertIn("eventfds of one scope", self.ctl(
+            "delegate", "web", "--max-eventfds=2", "--", program(), "hold", "web.y", status=1))
+        # Whoever names a socket gets that.
+        self.ctl("delegate", "web", "--", program(), "--socket", self.broker.path, "hold", "y")
+        with subprocess.Popen(
+            [program(), "delegate", "web", "--", "sh", "-c", f'read x; exec "{program()}" list'],
+            env=self.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:
+            evlink.until(lambda: self.client.call("Status")["connections"] == 2)
+            self.assertEqual(self.ctl("revoke", "web"), "")
+            _, err = process.communicate("go\n", timeout=PATIENCE)
+        self.assertEqual(process.returncode, 3, err)
+        self.assertIn("no delegated connection of the scope web", self.ctl("revoke", "web", status=1))
+        self.ctl("delegate", "web", "kvm/vm1", status=2)
+        self.ctl("delegate", "--max-links=-1", "web", "--", "true", status=2)
+        self.ctl("delegate", "web", "kvm", "--", "true", status=1)
+        self.ctl("revoke", status=2)
+        for number in ("99", "x", "0"):
+            answer = subprocess.run(
+                [program(), "list"], env=dict(self.environment(), EVLINK_FD=number), stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=PATIENCE, check=False,
+            )
+            self.assertEqual(answer.returncode, 3, answer.stderr)
+            self.assertIn("EVLINK_FD is " + number, answer.stderr)
+
     def test_monitor(self):
         """The headings say that it is subscribed; each line is there at once."""
         monitor = Monitor(self)

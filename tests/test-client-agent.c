@@ -666,6 +666,10 @@ static void test_verbs(void **state)
     assert_int_equal(evlink_delegate(f->client, "s", to, -1, 5, &claimed), 0);
     assert_sent(f, "Delegate", "{'endpoints':['eventfd/b','eventfd/c'],'maxLinks':5,'scope':'s'}");
     fd_close(claimed);
+    script(f, "[{}]");
+    assert_int_equal(evlink_revoke(f->client, "s"), 0);
+    assert_sent(f, "Revoke", "{'scope':'s'}");
+    script(f, "[{'parameters': {'fileDescriptorIndex': 0}}]");
     /* The answer lacks what it promises. */
     f->broker.script_fd = -1;
     assert_int_equal(evlink_claim(f->client, "a", &claimed), -EPROTO);
@@ -715,9 +719,10 @@ static void test_nonsense(void **state)
 
 static void test_open(void **state)
 {
+    static const char *const wrong[] = { "99999", "x", "-1", " 1", "1x", "99999999999999999999" };
     struct evlink_client *client;
-    int pair[2];
-    char path[200];
+    int pair[2], inherited[2];
+    char path[200], number[16];
 
     (void)state;
     memset(path, 'a', sizeof(path));
@@ -726,6 +731,24 @@ static void test_open(void **state)
     assert_int_equal(evlink_client_open(path, &client), -ENAMETOOLONG);
     assert_int_equal(setenv("EVLINK_SOCKET", "/dev/null", 1), 0);
     assert_int_equal(evlink_client_open(NULL, &client), -ECONNREFUSED);
+    /* What was inherited comes before that, and is left as it is. */
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, inherited), 0);
+    (void)snprintf(number, sizeof(number), "%d", inherited[0]);
+    assert_int_equal(setenv("EVLINK_FD", number, 1), 0);
+    assert_int_equal(evlink_client_open(NULL, &client), 0);
+    assert_int_equal(evlink_client_reconnect(client), -EOPNOTSUPP);
+    evlink_client_free(client);
+    assert_int_equal(send(inherited[1], "x", 1, MSG_NOSIGNAL), 1);
+    assert_int_equal(evlink_client_open("/dev/null", &client), -ECONNREFUSED);
+    for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+        assert_int_equal(setenv("EVLINK_FD", wrong[i], 1), 0);
+        assert_int_equal(evlink_client_open(NULL, &client), -EBADF);
+    }
+    assert_int_equal(setenv("EVLINK_FD", "", 1), 0);
+    assert_int_equal(evlink_client_open(NULL, &client), -ECONNREFUSED);
+    assert_int_equal(unsetenv("EVLINK_FD"), 0);
+    fd_close(inherited[0]);
+    fd_close(inherited[1]);
     assert_int_equal(unsetenv("EVLINK_SOCKET"), 0);
     assert_int_equal(evlink_client_open_fd(-1, &client), -EBADF);
     assert_int_equal(evlink_client_open_fd(new_eventfd(), &client), -ENOTSOCK);

@@ -56,13 +56,30 @@ int ctl_oom(void)
     return CTL_FAILED;
 }
 
+static int open_inherited(struct ctl *ctl, const char *number)
+{
+    int r = evlink_client_open(NULL, &ctl->client);
+
+    if (r < 0) {
+        ctl_error("EVLINK_FD is %s, which cannot be used as a connection to evlinkd: %s. It has to be the "
+                  "number of a descriptor that this command inherits; unset it to connect to the socket.",
+            number, strerror(-r));
+        return CTL_UNREACHABLE;
+    }
+    ctl->socket = "the connection in EVLINK_FD";
+    evlink_client_set_timeout(ctl->client, (unsigned)ctl->timeout * 1000);
+    return CTL_OK;
+}
+
 int ctl_open(struct ctl *ctl)
 {
-    const char *path = ctl->socket;
+    const char *path = ctl->socket, *inherited = path ? NULL : secure_getenv("EVLINK_FD");
     int r;
 
     if (ctl->client)
         return CTL_OK;
+    if (inherited && *inherited)
+        return open_inherited(ctl, inherited);
     if (!path)
         path = secure_getenv("EVLINK_SOCKET");
     if (!path || !*path)

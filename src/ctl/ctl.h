@@ -32,7 +32,8 @@ enum ctl_exit {
 #define CTL_COMMANDS(row)                                                                                    \
     row(status) row(list) row(links) row(show) row(graph) row(agents) row(monitor) row(hold) row(claim)      \
         row(signal) row(renew) row(release) row(link) row(unlink) row(park) row(resume) row(move) row(leave) \
-            row(export) row(offer) row(withdraw) row(config) row(version) row(help)
+            row(export) row(offer) row(withdraw) row(delegate) row(revoke) row(config) row(version)          \
+                row(help)
 
 /* What the options of every command say, and the connection. */
 struct ctl {

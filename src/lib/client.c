@@ -53,11 +53,29 @@ static int connect_to(const char *path)
     return r;
 }
 
+/* The connection that whoever started this program has handed down: a duplicate, it stays as it is. */
+static int open_inherited(const char *number, struct evlink_client **ret_client)
+{
+    char *end;
+    unsigned long fd;
+    int copy;
+
+    errno = 0;
+    fd = strtoul(number, &end, 10);
+    if (*number < '0' || *number > '9' || *end || errno || fd > INT_MAX)
+        return -EBADF;
+    copy = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
+    return copy < 0 ? -errno : evlink_client_open_fd(copy, ret_client);
+}
+
 int evlink_client_open(const char *path, struct evlink_client **ret_client)
 {
+    const char *inherited = path ? NULL : secure_getenv("EVLINK_FD");
     CLEANUP(fd_closep) int fd = -1;
     int r;
 
+    if (inherited && *inherited)
+        return open_inherited(inherited, ret_client);
     if (!path)
         path = secure_getenv("EVLINK_SOCKET");
     if (!path || !*path)
@@ -173,6 +191,8 @@ int evl_client_close(struct evlink_client *client, int r, const char *format, ..
 {
     va_list arguments;
 
+    /* Whoever shares the connection would take for its own answer what was ours. */
+    (void)shutdown(client->fd, SHUT_RDWR);
     disconnect(client);
     va_start(arguments, format);
     r = say(client, r, format, arguments);

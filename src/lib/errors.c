@@ -102,7 +102,7 @@ static const struct answer {
         "the parameter '{parameter}' is missing, of a wrong type, or has a value that will not do" },
     { "org.varlink.service.PermissionDenied", EVLINK_E_PERMISSION_DENIED,
         "this user has no right to that: names and endpoints are for the user who made or attached them, and "
-        "root" },
+        "root; through a delegated connection, those of its scope alone" },
     { "org.varlink.service.MethodNotFound", EVLINK_E_NOT_IMPLEMENTED,
         "the broker knows no method '{method}': it is older than this program, or the name is wrong" },
     { "org.varlink.service.MethodNotImplemented", EVLINK_E_NOT_IMPLEMENTED,

@@ -33,7 +33,8 @@
 extern "C" {
 #endif
 
-/* Where evlinkd listens unless told otherwise. evlink_client_open(NULL) tries $EVLINK_SOCKET first. */
+/* Where evlinkd listens unless told otherwise. evlink_client_open(NULL) tries $EVLINK_FD and $EVLINK_SOCKET
+ * first. */
 #define EVLINK_DEFAULT_SOCKET "/run/evlinkd/io.evlink.Broker"
 
 /* The most descriptors that one message carries, and so the most names of evlink_hold_many() [SCM_MAX_FD]. */
@@ -85,8 +86,14 @@ const char *evlink_code_name(int code);
 struct evlink_client;
 
 /*
- * Connects to the evlinkd that listens at path; NULL means $EVLINK_SOCKET, or else EVLINK_DEFAULT_SOCKET.
- * Fails with -ENOENT or -ECONNREFUSED where none listens, -EACCES where the socket may not be used.
+ * Connects to the evlinkd that listens at path; NULL means $EVLINK_FD, $EVLINK_SOCKET, or else
+ * EVLINK_DEFAULT_SOCKET. Fails with -ENOENT or -ECONNREFUSED where none listens, -EACCES where the socket may
+ * not be used.
+ *
+ * EVLINK_FD is the number of a connected descriptor that this process has inherited, a delegated one (see
+ * evlink_delegate()): the client gets a duplicate of it. What shares a connection, whichever process it is
+ * in, has to take turns: one client at a time. Fails as evlink_client_open_fd(), with -EBADF where it is not
+ * open.
  */
 int evlink_client_open(const char *path, struct evlink_client **ret_client);
 
@@ -202,6 +209,12 @@ int evlink_disconnect_group(struct evlink_client *client, const char *group);
  */
 int evlink_delegate(struct evlink_client *client, const char *scope, const char *const *endpoints,
     int64_t max_eventfds, int64_t max_links, int *ret_fd);
+
+/*
+ * Closes the connections that were delegated for the scope and for scopes within it. What was made through
+ * them stays. EVLINK_E_INVALID_PARAMETER where there is none that the caller may revoke.
+ */
+int evlink_revoke(struct evlink_client *client, const char *scope);
 
 /* ---- What there is ------------------------------------------------------------------------------------- */
 

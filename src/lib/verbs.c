@@ -119,6 +119,11 @@ static int call_with_name(struct evlink_client *client, const char *method, cons
     return evl_client_call(client, method, &params, NULL, NULL);
 }
 
+int evlink_revoke(struct evlink_client *client, const char *scope)
+{
+    return call_with_name(client, BROKER("Revoke"), "scope", scope);
+}
+
 int evlink_release(struct evlink_client *client, const char *name)
 {
     return call_with_name(client, BROKER("Release"), "name", name);
