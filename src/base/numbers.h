@@ -14,10 +14,10 @@ static inline int numbers_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Where a number is; NULL: it is not there. */
+/* Where a number is; NULL: it is not there. Of no numbers there may be no array. */
 static inline const uint64_t *numbers_find(const uint64_t *numbers, size_t n, uint64_t number)
 {
-    return bsearch(&number, numbers, n, sizeof(number), numbers_compare);
+    return n > 0 ? bsearch(&number, numbers, n, sizeof(number), numbers_compare) : NULL;
 }
 
 #endif
