@@ -344,6 +344,20 @@ class Durable(Case):
         self.kill()
         self.assert_restored()
 
+    def test_delegated(self):
+        """A delegated connection goes on as agents' sockets do."""
+        self.client.call("Delegate", {"scope": "web", "endpoints": ["kvm/v"]})
+        tenant = evlink.Connection(socket.socket(fileno=self.client.take()))
+        self.addCleanup(tenant.close)
+        tenant.hold("web.a")
+        for name in ("web.b", "web.c"):
+            self.kill()
+            tenant.hold(name)
+        self.assertEqual(set(tenant.list("Eventfds")), {"web.a", "web.b", "web.c"})
+        self.reconnect()
+        for name in ("web.a", "web.b", "web.c"):
+            self.client.call("Release", {"name": name})
+
     def test_status_text(self):
         """What `systemctl status` shows."""
         self.hold_all_kinds()

@@ -995,7 +995,8 @@ class Storm(KeptCase):
             stop.set()
 
     def test_storm(self):
-        self.keep()
+        # Root's descriptors that are under way are not counted by the kernel.
+        self.keep(uid=blackbox.NOBODY if os.geteuid() == 0 else None, nofile=2000)
         self.fd = self.eventfd()
         self.results = {}
         tenants = {f"t{i}": self.delegate(f"t{i}", [f"kvm/t{i}"]) for i in range(4)}

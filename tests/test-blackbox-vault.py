@@ -316,6 +316,10 @@ HEADER_SIZE = 16384
 HALF_SIZE = 256 << 20
 QUEUES = ("young", "agents", "old1", "old2")
 
+# A line on which nothing has been said, of version 1: src/service/line.c.
+LINE_SIZE = (1 + 65 + 1025) * 4096
+LINE_BEGIN = b"evlinkl\0" + struct.pack("Q", 1)
+
 
 def read_ledger(log):
     """What of a ledger is worth keeping: its header, and its half in use."""
@@ -374,6 +378,11 @@ class Samples(VaultCase):
         self.client.connect(["kvm/v/mmio/0xfee00000"], ["kvm/v/dev/disk.0/irq/3"], name="parked")
         self.client.connect(["kvm/v/pio/0x20"], ["kvm/nobody/gsi/1"], name="waiting", lifetime="agent")
         self.client.call("Park", {"name": "parked"})
+        self.client.call("Delegate", {"scope": "web", "endpoints": ["kvm/v", "eventfd/e0"], "maxEventfds": 2})
+        tenant = evlink.Connection(socket.socket(fileno=self.client.take()))
+        self.addCleanup(tenant.close)
+        tenant.hold("web.e", self.eventfd())
+        tenant.connect(["eventfd/web.e"], ["kvm/v/gsi/9"], name="web.l", group="web.g")
 
     def what_there_is(self):
         """Without what changes from one kernel to the next."""
@@ -420,15 +429,25 @@ class Samples(VaultCase):
             stored += [(f"vault-{queue}-in", os.dup(one.fileno())), (f"vault-{queue}-out", os.dup(other.fileno()))]
             self.addCleanup(one.close)
             other.close()
+        self.tenants = []
         for number, what in sample["numbers"].items():
-            if what == "socket":
+            if what == "/memfd":
+                fd = os.memfd_create("sample")
+                os.ftruncate(fd, LINE_SIZE)
+                os.pwrite(fd, LINE_BEGIN, 0)
+            elif what != "socket":
+                fd = os.eventfd(0)
+            else:
                 ours, theirs = socket.socketpair()
                 fd = ours.detach()
-                agent = evlink.Agent(theirs, {"v": None, "w": None})
-                self.addCleanup(agent.hang_up)
-            else:
-                fd = os.eventfd(0)
-            queue = queues["agents" if what == "socket" else "young"]
+                # A delegated connection's is followed by its line.
+                if sample["numbers"].get(str(int(number) + 1)) == "/memfd":
+                    self.tenants.append(evlink.Connection(theirs))
+                    self.addCleanup(self.tenants[-1].close)
+                else:
+                    agent = evlink.Agent(theirs, {"v": None, "w": None})
+                    self.addCleanup(agent.hang_up)
+            queue = queues["young" if what == "anon_inode" else "agents"]
             socket.send_fds(queue, [pack_number(int(number))], [fd])
             os.close(fd)
         self.keep(stored=stored)
@@ -443,6 +462,13 @@ class Samples(VaultCase):
         for name in names:
             with self.subTest(name):
                 self.restore(os.path.join(self.SAMPLES, name))
+                for tenant in self.tenants:
+                    self.assertEqual(set(tenant.list("Links")), {"web.l"})
+                    tenant.call("Disconnect", {"name": "web.l"})
+                    tenant.hold("web.f")
+                    self.assert_error("QuotaExceeded", {"limit": 2}, tenant.hold, "web.g")
+                    with self.assertRaises(evlink.Error):
+                        tenant.connect(["eventfd/web.f"], ["kvm/w/gsi/9"])
                 # And it can be gone on with.
                 self.client.call("Disconnect", {"name": "relayed"})
                 self.client.call("Resume", {"name": "parked"})
