@@ -86,6 +86,7 @@ static void test_table(void **state)
             struct groups groups;
             char space[sizeof(struct groups) + 3 * sizeof(gid_t)];
         } u = { .groups.n = 3 };
+        const struct standing standing = { .groups = &u.groups };
         struct peer peer = { .uid = table[i].uid, .gid = table[i].gid };
         bool may, may_without;
 
@@ -93,7 +94,7 @@ static void test_table(void **state)
         u.groups.gids[1] = 71;
         u.groups.gids[2] = table[i].group;
         if (table[i].group)
-            peer.groups = &u.groups;
+            peer.standing = &standing;
         may = policy_may(&policy, &peer, table[i].right, table[i].what, table[i].owner);
         may_without = policy_may(NULL, &peer, table[i].right, table[i].what, table[i].owner);
         if (may != table[i].may || may_without != table[i].may_without)
@@ -134,9 +135,10 @@ static void test_labels(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(labelled); i++) {
-        struct peer peer = { .uid = labelled[i].uid }, owner;
+        struct standing standing = { .groups = NULL };
+        struct peer peer = { .uid = labelled[i].uid, .standing = &standing }, owner;
 
-        assert_int_equal(origin_new("", labelled[i].label, &peer.origin), 0);
+        assert_int_equal(origin_new("", labelled[i].label, &standing.origin), 0);
         owner = policy_owner(&peer);
         policy_disown(&peer);
         /* An owner has its label still. */
@@ -199,16 +201,17 @@ static const struct {
 };
 
 /* *ret_grant: the caller's to free. */
-static struct peer come_through(const char *scope, uid_t uid, struct grant **ret_grant)
+static struct peer come_through(
+    const char *scope, uid_t uid, struct grant **ret_grant, struct standing *standing)
 {
     static const char *const entries[] = { "kvm/vm1", "vhost/net0/vring/0", "eventfd/bell" };
-    struct peer peer = { .uid = uid, .gid = uid };
+    struct peer peer = { .uid = uid, .gid = uid, .standing = standing };
 
-    assert_int_equal(origin_new(scope, "", &peer.origin), 0);
+    assert_int_equal(origin_new(scope, "", &standing->origin), 0);
     assert_int_equal(grant_new(ret_grant), 0);
     for (size_t i = 0; i < ARRAY_SIZE(entries); i++)
         assert_int_equal(grant_add(*ret_grant, entries[i]), 0);
-    peer.grant = *ret_grant;
+    standing->grant = *ret_grant;
     return peer;
 }
 
@@ -216,8 +219,10 @@ static void test_scoped(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(scoped); i++) {
+        struct standing standing = { .groups = NULL };
         struct grant *grant;
-        struct peer peer = come_through(scoped[i].scope, scoped[i].uid, &grant), owner = policy_owner(&peer);
+        struct peer peer = come_through(scoped[i].scope, scoped[i].uid, &grant, &standing),
+                    owner = policy_owner(&peer);
         bool may = policy_may(&policy, &peer, scoped[i].right, scoped[i].what, scoped[i].owner);
         bool may_as_owner = policy_may(&policy, &owner, scoped[i].right, scoped[i].what, scoped[i].owner);
 
@@ -255,9 +260,10 @@ static void test_revoke(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(revoked); i++) {
+        struct standing standings[2] = { { .groups = NULL }, { .groups = NULL } };
         struct grant *grants[2];
-        struct peer peer = come_through(revoked[i].by, revoked[i].uid, &grants[0]);
-        struct peer other = come_through(revoked[i].scope, 7, &grants[1]);
+        struct peer peer = come_through(revoked[i].by, revoked[i].uid, &grants[0], &standings[0]);
+        struct peer other = come_through(revoked[i].scope, 7, &grants[1], &standings[1]);
 
         if (policy_may_revoke(&peer, revoked[i].revoked, &other) != revoked[i].may)
             fail_msg("row %zu: %s", i, revoked[i].revoked);
@@ -345,23 +351,23 @@ static void test_levels(void **state)
 static void test_owner(void **state)
 {
     struct groups groups = { .n = 0 };
+    struct standing standing = { .groups = &groups };
     struct grant *grant;
-    struct peer peer = come_through("s", 1, &grant), owner;
+    struct peer peer = come_through("s", 1, &grant, &standing), owner;
 
     (void)state;
     peer.gid = 2;
     peer.pid = 3;
-    peer.groups = &groups;
     owner = policy_owner(&peer);
     policy_disown(&peer);
     grant_free(grant);
-    assert_null(owner.grant);
+    assert_null(peer_grant(&owner));
     assert_string_equal(peer_scope(&owner), "s");
     assert_string_equal(peer_label(&owner), "");
     assert_int_equal(owner.uid, 1);
     assert_int_equal(owner.gid, 2);
     assert_int_equal(owner.pid, 3);
-    assert_null(owner.groups);
+    assert_null(peer_groups(&owner));
     policy_disown(&owner);
     assert_string_equal(peer_scope(&owner), "");
 }

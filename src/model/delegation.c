@@ -66,11 +66,12 @@ static int take_endpoints(struct model *model, const struct peer *peer,
 /* The limits of the scopes that it is delegated from go on counting, beside its own. */
 static int take_limits(const struct peer *peer, const struct delegation_request *request, struct grant *grant)
 {
+    const struct grant *from = peer_grant(peer);
     struct scope_limit limit = request->limit;
     int r = 0;
 
-    for (size_t i = 0; peer->grant && i < peer->grant->n_limits && r == 0; i++)
-        r = grant_limit(grant, &peer->grant->limits[i]);
+    for (size_t i = 0; from && i < from->n_limits && r == 0; i++)
+        r = grant_limit(grant, &from->limits[i]);
     strcpy(limit.scope, request->scope);
     if (r == 0 && (limit.eventfds != SIZE_MAX || limit.links != SIZE_MAX))
         r = grant_limit(grant, &limit);
@@ -91,6 +92,7 @@ int model_delegate(struct model *model, const struct peer *peer, const struct de
     struct delegation **ret_delegation, struct fault *fault)
 {
     struct delegation *delegation;
+    struct origin *origin;
     int r;
 
     if (!scope_is_valid(request->scope))
@@ -112,17 +114,23 @@ int model_delegate(struct model *model, const struct peer *peer, const struct de
     if (r == 0)
         r = take_limits(peer, request, delegation->grant);
     if (r == 0)
-        r = copy_groups(peer->groups, &delegation->groups);
+        r = copy_groups(peer_groups(peer), &delegation->groups);
     if (r == 0)
-        r = origin_new(request->scope, peer_label(peer), &delegation->peer.origin);
+        r = origin_new(request->scope, peer_label(peer), &origin);
     if (r) {
         delegation_free(delegation);
         return r;
     }
-    delegation->peer.grant = delegation->grant;
-    delegation->peer.groups = delegation->groups;
+    delegation_stand(delegation, origin);
     *ret_delegation = delegation;
     return 0;
+}
+
+void delegation_stand(struct delegation *delegation, struct origin *origin)
+{
+    delegation->standing =
+        (struct standing){ .groups = delegation->groups, .grant = delegation->grant, .origin = origin };
+    delegation->peer.standing = &delegation->standing;
 }
 
 void model_delegated(struct delegation *delegation, uint64_t socket, uint64_t line)
@@ -138,7 +146,7 @@ struct delegation *delegation_free(struct delegation *delegation)
         return NULL;
     if (delegation->saved.number > 0)
         saved_end(delegation->model, &delegation->saved);
-    origin_unref(delegation->peer.origin);
+    origin_unref(delegation->standing.origin);
     grant_free(delegation->grant);
     free(delegation->groups);
     free(delegation);

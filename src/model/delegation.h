@@ -13,6 +13,7 @@ struct delegation {
     struct model *model;
     uint64_t socket, line; /* what these are kept under, 0: they are not */
     struct peer peer;      /* that of who delegated, and the scope: what it points to is the delegation's */
+    struct standing standing; /* that it points to */
     struct grant *grant;
     struct groups *groups; /* NULL: none */
     int64_t since;
@@ -28,6 +29,9 @@ struct delegation_request {
 /* Returns as all calls of the model: 0, -errno, or a fault. */
 int model_delegate(struct model *model, const struct peer *peer, const struct delegation_request *request,
     struct delegation **ret_delegation, struct fault *fault);
+
+/* Its standing is what it has by now. */
+void delegation_stand(struct delegation *delegation, struct origin *origin);
 
 /* Its connection is served, and kept under those numbers: from now on it is on record. */
 void model_delegated(struct delegation *delegation, uint64_t socket, uint64_t line);

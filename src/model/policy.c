@@ -16,6 +16,7 @@ int origin_new(const char *scope, const char *label, struct origin **ret_origin)
         origin = malloc(sizeof(*origin) + size);
         if (!origin)
             return -ENOMEM;
+        origin->standing = (struct standing){ .origin = origin };
         origin->references = 1;
         strcpy(origin->scope, scope);
         memcpy(origin->label, label, size);
@@ -41,16 +42,16 @@ struct origin *origin_unref(struct origin *origin)
 struct peer policy_owner(const struct peer *peer)
 {
     struct peer owner = *peer;
+    struct origin *origin = origin_ref(peer_origin(peer));
 
-    owner.groups = NULL;
-    owner.grant = NULL;
-    owner.origin = origin_ref(peer->origin);
+    owner.standing = origin ? &origin->standing : NULL;
     return owner;
 }
 
 void policy_disown(struct peer *owner)
 {
-    owner->origin = origin_unref(owner->origin);
+    origin_unref(peer_origin(owner));
+    owner->standing = NULL;
 }
 
 const char *right_name(enum right right)
@@ -78,10 +79,12 @@ const char *right_name(enum right right)
 
 static bool has_gid(const struct peer *peer, gid_t gid)
 {
+    const struct groups *groups = peer_groups(peer);
+
     if (peer->gid == gid)
         return true;
-    for (size_t i = 0; peer->groups && i < peer->groups->n; i++)
-        if (peer->groups->gids[i] == gid)
+    for (size_t i = 0; groups && i < groups->n; i++)
+        if (groups->gids[i] == gid)
             return true;
     return false;
 }
@@ -122,7 +125,7 @@ bool policy_is_in_scope(const struct peer *peer, const char *name_or_endpoint)
         return true;
     if (!strchr(name_or_endpoint, '/'))
         return false;
-    return !peer->grant || grant_covers(peer->grant, name_or_endpoint) ||
+    return !peer_grant(peer) || grant_covers(peer_grant(peer), name_or_endpoint) ||
            (strncmp(name_or_endpoint, held, length) == 0 && scope_has(scope, name_or_endpoint + length));
 }
 

@@ -21,8 +21,16 @@ struct groups {
 /* Room for any security label: more than the kernel has. */
 #define LABEL_SIZE 4097
 
+/* What a peer is beside its credentials. */
+struct standing {
+    const struct groups *groups; /* the supplementary ones; NULL: none */
+    const struct grant *grant;   /* with a scope: what was delegated; NULL: this is an owner's */
+    struct origin *origin;       /* NULL: neither scope nor label */
+};
+
 /* What tells a peer from others of its uid. Reference-counted, never changed. */
 struct origin {
+    struct standing standing; /* an owner's */
     unsigned references;
     char scope[NAME_SIZE]; /* that it came through; "": none */
     char label[];          /* its security label; "": none */
@@ -34,26 +42,39 @@ struct origin *origin_ref(struct origin *origin);   /* NULL: NULL */
 struct origin *origin_unref(struct origin *origin); /* the same; returns NULL */
 
 /*
- * A peer by its kernel credentials. Copied freely: what it points to is borrowed from the connection and
- * lives as long. Who owns something is kept without groups and grant: see policy_owner().
+ * A peer by its kernel credentials. Copied freely: its standing is borrowed from the connection and lives as
+ * long. Who owns something has one without groups and grant: see policy_owner().
  */
 struct peer {
     uid_t uid;
     gid_t gid;
     pid_t pid;
-    const struct groups *groups; /* the supplementary ones; NULL: none */
-    struct origin *origin;       /* NULL: neither scope nor label */
-    const struct grant *grant;   /* with a scope: what was delegated; NULL: this is an owner */
+    const struct standing *standing; /* NULL: nothing beside these */
 };
+
+static inline struct origin *peer_origin(const struct peer *peer)
+{
+    return peer->standing ? peer->standing->origin : NULL;
+}
+
+static inline const struct grant *peer_grant(const struct peer *peer)
+{
+    return peer->standing ? peer->standing->grant : NULL;
+}
+
+static inline const struct groups *peer_groups(const struct peer *peer)
+{
+    return peer->standing ? peer->standing->groups : NULL;
+}
 
 static inline const char *peer_scope(const struct peer *peer)
 {
-    return peer->origin ? peer->origin->scope : "";
+    return peer_origin(peer) ? peer_origin(peer)->scope : "";
 }
 
 static inline const char *peer_label(const struct peer *peer)
 {
-    return peer->origin ? peer->origin->label : "";
+    return peer_origin(peer) ? peer_origin(peer)->label : "";
 }
 
 /* What one may be allowed to do with what is another's, named as the methods are. */

@@ -88,8 +88,10 @@ static bool is_too_much(const struct user *user, enum quota quota, size_t n, siz
 static int check_scope(
     struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
 {
-    for (size_t i = 0; peer->grant && i < peer->grant->n_limits; i++) {
-        const struct scope_limit *limits = &peer->grant->limits[i];
+    const struct grant *grant = peer_grant(peer);
+
+    for (size_t i = 0; grant && i < grant->n_limits; i++) {
+        const struct scope_limit *limits = &grant->limits[i];
         size_t limit = quota == QUOTA_EVENTFDS ? limits->eventfds : limits->links;
 
         if (limit != SIZE_MAX && is_too_much(find(model, peer->uid, limits->scope), quota, n, limit))

@@ -378,7 +378,7 @@ static int read_common(
     if (r < 0)
         return r;
     common->owner = (struct peer){
-        .origin = restore->origin,
+        .standing = restore->origin ? &restore->origin->standing : NULL,
         .uid = (uid_t)common->numbers[TAG_UID],
         .gid = (gid_t)common->numbers[TAG_GID],
         .pid = (pid_t)common->numbers[TAG_PID],
@@ -920,14 +920,13 @@ static int restore_delegation(
     if (!delegation)
         return -ENOMEM;
     delegation->model = restore->model;
-    delegation->peer = policy_owner(&common.owner);
+    delegation->peer = common.owner;
     delegation->since = common.since;
     delegation->socket = common.numbers[TAG_SOCKET];
     r = grant_new(&delegation->grant);
     if (r == 0)
         r = read_delegation(delegation, bytes, length);
-    delegation->peer.grant = delegation->grant;
-    delegation->peer.groups = delegation->groups;
+    delegation_stand(delegation, origin_ref(restore->origin));
     if (r == 0)
         r = restore->delegation(restore->userdata, delegation);
     if (r < 0) {

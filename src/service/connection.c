@@ -484,11 +484,13 @@ static int identify(struct connection *connection)
     r = read_groups(connection->fd, &connection->groups);
     if (r < 0)
         return r;
-    connection->peer = (struct peer){
-        .uid = credentials.uid, .gid = credentials.gid, .pid = credentials.pid, .groups = connection->groups
-    };
+    connection->peer = (struct peer){ .uid = credentials.uid,
+        .gid = credentials.gid,
+        .pid = credentials.pid,
+        .standing = &connection->standing };
+    connection->standing.groups = connection->groups;
     r = label_read(connection->fd, &label);
-    return r < 0 ? r : origin_new("", label, &connection->peer.origin);
+    return r < 0 ? r : origin_new("", label, &connection->standing.origin);
 }
 
 int connection_new(struct server *server, int fd)
@@ -577,7 +579,6 @@ int connection_restore(struct server *server, int fd, struct item *socket_item, 
         r = begin(connection);
     }
     if (r < 0) {
-        connection->peer.origin = NULL; /* the delegation's */
         connection_free(connection);
         return r;
     }
@@ -643,10 +644,8 @@ struct connection *connection_free(struct connection *connection)
     model_cut(server->model, &connection->lifeline);
     if (connection->charged)
         model_refund(server->model, &connection->peer, QUOTA_CONNECTIONS, 1);
-    if (connection->delegation)
-        delegation_free(connection->delegation);
-    else
-        origin_unref(connection->peer.origin);
+    delegation_free(connection->delegation);
+    origin_unref(connection->standing.origin);
     free(connection->groups);
     free(connection);
     return NULL;

@@ -14,7 +14,8 @@ struct connection {
     struct server *server;
     int fd;
     struct peer peer;
-    struct groups *groups;         /* that peer points to; NULL: it is the delegation's */
+    struct standing standing;      /* that peer points to, unless it is the delegation's */
+    struct groups *groups;         /* that this points to */
     struct delegation *delegation; /* NULL: the client has connected by itself */
     struct line *line; /* of a delegated one that outlives this process: in its place; else NULL */
     struct item *socket_item, *line_item; /* what it is kept as */
