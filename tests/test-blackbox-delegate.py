@@ -69,6 +69,7 @@ class Scopes(DelegateCase):
         db.hold("db.bell")
         db.connect(["kvm/w/pio/0x10"], ["kvm/w/gsi/5"], name="db.l", group="db.g")
         self.attach("db.vm", {"w": None}, db)
+        self.wait_link("db.l", "linked")
         self.client.connect(["kvm/v/pio/0x10"], ["kvm/v/gsi/5"], name="l", group="g")
         for what in ("Eventfds", "Links", "Agents"):
             self.assertEqual(web.list(what), {})
