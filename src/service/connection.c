@@ -341,8 +341,7 @@ static void advance(struct connection *connection)
     for (int received = 0;; received++) {
         serve(connection);
         if (connection->failed || received == RECEIVES_MAX || connection->finished || is_full(connection) ||
-            is_answering(connection) ||
-            server->recovering || (connection->call.root && !connection->monitor))
+            is_answering(connection) || server->recovering || (connection->call.root && !connection->monitor))
             break;
         r = receive(connection);
         /* What a subscriber of a line's sends is never taken, and nothing else is looked for behind it. */
