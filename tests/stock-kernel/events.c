@@ -11,21 +11,9 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
-
-/* As every VMM does it. An error or a request follows; the eventfd is kept or not. */
-static int plug_by_hand(struct rig *rig, struct device *device, unsigned index, unsigned gsi)
-{
-    int fd = eventfd(0, EFD_CLOEXEC);
-
-    need(irqfd(rig, gsi, fd, -1) == 0 &&
-             set_irqs(device_fd(device), index, VFIO_IRQ_SET_ACTION_TRIGGER, 1, fd) == 0,
-        "an irqfd by hand");
-    return fd;
-}
 
 /* ---- err ---- */
 
@@ -82,7 +70,7 @@ static unsigned inject(struct rig *rig, int monitor, bool expected)
 
 static void check_errors_by_hand(struct rig *rig, struct device *device, int monitor)
 {
-    int fd = plug_by_hand(rig, device, VFIO_PCI_ERR_IRQ_INDEX, AER_GSI);
+    int fd = plug_device(rig, device, VFIO_PCI_ERR_IRQ_INDEX, AER_GSI);
     unsigned n;
 
     n = inject(rig, monitor, true);
@@ -181,7 +169,7 @@ void check_request(struct rig *rig)
         skip("requests for a device of VFIO", "there is no e1000e");
         return;
     }
-    close(plug_by_hand(rig, rig->nic, VFIO_PCI_REQ_IRQ_INDEX, REQUEST_GSI));
+    close(plug_device(rig, rig->nic, VFIO_PCI_REQ_IRQ_INDEX, REQUEST_GSI));
     silence();
     pid = unbind(rig);
     silence();

@@ -30,6 +30,7 @@
 /* Guest a's. GSIs from 24 on are MSIs, with vectors from 0x40 on. */
 #define INTX_GSI 5
 #define OTHER_INTX_GSI 10
+#define HAND_GSI 6
 #define EDU_GSI 24
 #define NIC_GSI 25 /* and the next ones, one for each vector */
 #define NIC_VECTORS 5
@@ -42,6 +43,7 @@
 #define NET_TX_GSI 38
 #define LAST_GSI NET_TX_GSI
 #define KICK_PORT 0x540
+#define HAND_PORT 0x560     /* what is plugged there stays: to unplug it takes the eventfd */
 #define NET_KICK_PORT 0x550 /* takes the number of the ring */
 
 struct rig {
@@ -79,6 +81,9 @@ struct count {
     unsigned raised, arrived, more;
     uint64_t host;
 };
+
+/* How many interrupts of VFIO's the host has had, while their handlers stay the same. */
+uint64_t count_host(void);
 
 struct count count_begin(void);
 void count_one(struct count *count, uint64_t n);
@@ -134,6 +139,21 @@ void check_doorbell(struct rig *rig);
 
 void check_guests(struct rig *rig);
 
+/* ---- Plugged as every VMM does it (by-hand.c) ---- */
+
+/* VFIO_DEVICE_SET_IRQS; KVM_IRQFD of guest a. */
+int set_irqs(int fd, unsigned index, unsigned action, unsigned count, int32_t eventfd);
+int irqfd(struct rig *rig, unsigned gsi, int fd, int resample_fd);
+
+/*
+ * These return the eventfd, for the caller to keep or to close. The first vector of an index
+ * (VFIO_PCI_*_IRQ_INDEX) leads to an interrupt of guest a, and so does a ring (request:
+ * VHOST_SET_VRING_CALL or _ERR). A doorbell is that value written to HAND_PORT.
+ */
+int plug_device(struct rig *rig, struct device *device, unsigned index, unsigned gsi);
+int plug_ring(struct rig *rig, int vhost, unsigned long request, unsigned ring, unsigned gsi);
+int plug_doorbell(struct rig *rig, uint64_t value);
+
 /* ---- edu (edu.c) ---- */
 
 /* The driver in guest a. */
@@ -147,10 +167,6 @@ unsigned raise_deaf(struct rig *rig, unsigned gsi);
 void calm_edu(struct rig *rig);
 void edu_raise(struct device *edu);
 void edu_acknowledge(struct device *edu);
-
-/* VFIO_DEVICE_SET_IRQS; KVM_IRQFD of guest a. */
-int set_irqs(int fd, unsigned index, unsigned action, unsigned count, int32_t eventfd);
-int irqfd(struct rig *rig, unsigned gsi, int fd, int resample_fd);
 
 void check_by_hand(struct rig *rig);
 void check_msi(struct rig *rig);
