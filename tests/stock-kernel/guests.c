@@ -188,8 +188,33 @@ void check_doorbell(struct rig *rig)
         TIMES, (unsigned)(now - before), exits);
 }
 
+/* To an interrupt of its own: by hand it takes one VMM. */
+static void check_doorbell_by_hand(struct rig *rig)
+{
+    uint64_t before = guest_interrupts(rig->guest, HAND_GSI), now = before;
+    int fd = plug_doorbell(rig, 3), exits = 0;
+
+    need(irqfd(rig, HAND_GSI, fd, -1) == 0, "an irqfd by hand");
+    for (unsigned i = 0; i < TIMES && now - before == i; i++) {
+        exits += guest_ring_pio(rig->guest, HAND_PORT, 2, 3, 1) != 0;
+        now = guest_wait(rig->guest, HAND_GSI, now + 1, ARRIVAL_MS);
+    }
+    check(now - before == TIMES && exits == 0,
+        "by hand, doorbell to irqfd, the eventfd kept: rung %d, arrived %u", TIMES, (unsigned)(now - before));
+    close(fd);
+    silence();
+    exits = guest_ring_pio(rig->guest, HAND_PORT, 2, 3, 1);
+    silence();
+    before = now;
+    now = guest_interrupts(rig->guest, HAND_GSI);
+    check(now == before && exits == 0,
+        "by hand, the eventfd closed, nobody holds it: arrived %u, exits to the VMM %d",
+        (unsigned)(now - before), exits);
+}
+
 void check_guests(struct rig *rig)
 {
+    check_doorbell_by_hand(rig);
     check(link_up(rig->client, "guests", "kvm/a/pio/0x530/2=3", "kvm/b/gsi/6") == 0,
         "a doorbell of guest a is linked to an interrupt of guest b, in another process");
     silence();
