@@ -28,7 +28,6 @@
 static void check_end(struct rig *rig)
 {
     struct evlink_status status = { .links = 99 };
-    unsigned n;
 
     check(link_up(rig->client, "last", "vfio/edu/msi/0", "kvm/a/gsi/24") == 0, "MSI is linked after INTx");
     check_edu(rig, EDU_GSI, "edu MSI once more");
@@ -37,11 +36,7 @@ static void check_end(struct rig *rig)
         (int)status.links, (int)status.eventfds);
     check_many(rig);
     check_edu(rig, EDU_GSI, "edu MSI after that");
-    end_evlinkd(rig->supervisor);
-    silence();
-    n = raise_deaf(rig, EDU_GSI);
-    check(n == 0, "evlinkd is killed, nobody holds: arrived %u", n);
-    calm_edu(rig);
+    check_death(rig);
 }
 
 /* In a process of its own, with the device to itself. */

@@ -2,7 +2,8 @@
 /*
  * evlinkd is killed while links of every kind stand: interrupts go on arriving while there is none, and the
  * next one has the links as they were, and can do with them what the one before could. The rings of
- * vhost-vsock are linked already.
+ * vhost-vsock are linked already. At the end its supervisor is killed as well, which has kept the vault, and
+ * that is the end of the links.
  */
 #include "rig.h"
 
@@ -120,4 +121,41 @@ void check_restart(struct rig *rig)
     r = (int)raise_deaf(rig, OTHER_INTX_GSI);
     check(r == 0, "INTx is silent after that: arrived %d", r);
     calm_edu(rig);
+}
+
+void check_death(struct rig *rig)
+{
+    unsigned n;
+    uint64_t host, last;
+    int exits;
+
+    check(link_up(rig->client, "guests", "kvm/a/pio/0x530/2=3", "kvm/b/gsi/6") == 0 &&
+              (!rig->nic || nic_link(rig, 0) == 0),
+        "two more links");
+    silence();
+    kill_evlinkd(rig->supervisor);
+    check_edu(rig, EDU_GSI, "evlinkd is killed, its vault is there: edu MSI");
+    if (rig->nic) {
+        n = nic_raise(rig, 0, true);
+        check(n >= 1, "e1000e MSI-X: raised 1, arrived %u", n);
+    }
+    check_doorbell(rig);
+
+    end_supervisor(rig->supervisor);
+    silence();
+    host = count_host();
+    n = raise_deaf(rig, EDU_GSI);
+    check(n == 0 && count_host() > host, "the vault is gone, nobody holds: edu MSI arrived %u", n);
+    calm_edu(rig);
+    if (rig->nic) {
+        host = count_host();
+        n = nic_raise(rig, 0, false);
+        check(n == 0 && count_host() > host, "e1000e MSI-X arrived %u", n);
+    }
+    last = ask_other(rig->other, 6, 0);
+    exits = guest_ring_pio(rig->guest, 0x530, 2, 3, 1);
+    silence();
+    n = (unsigned)(ask_other(rig->other, 6, 0) - last);
+    check(n == 0 && exits == 0, "the doorbell is swallowed still, and arrived %u, exits to the VMM %d", n,
+        exits);
 }

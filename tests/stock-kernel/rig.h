@@ -101,8 +101,8 @@ pid_t evlinkd_pid(pid_t supervisor);
 void kill_evlinkd(pid_t supervisor);
 void revive_evlinkd(pid_t supervisor);
 
-/* Kills both, and waits until they are gone. */
-void end_evlinkd(pid_t supervisor);
+/* Kills its supervisor as well, and waits until that is gone, and with it what it kept. */
+void end_supervisor(pid_t supervisor);
 
 struct evlink_client *open_client(void);
 int link_up(struct evlink_client *client, const char *name, const char *producer, const char *consumer);
@@ -207,6 +207,9 @@ void check_net(struct rig *rig);
 /* ---- What happens to links ---- */
 
 void check_restart(struct rig *rig);
+
+/* Nothing is left of evlinkd after that. edu's MSI is linked. */
+void check_death(struct rig *rig);
 void check_takeover(struct rig *rig);
 void check_errors(struct rig *rig);
 void check_request(struct rig *rig);
