@@ -17,6 +17,9 @@
 
 /* ---- err ---- */
 
+#define NON_FATAL "COMP_TIME"
+#define FATAL "DLP"
+
 /* Whether the emulator's monitor, which speaks QMP, says that to a command. */
 static bool ask_monitor(int fd, const char *command, const char *wanted)
 {
@@ -53,15 +56,16 @@ static int open_monitor(const char *path)
 }
 
 /* Has the device report an error, and returns how many arrived. */
-static unsigned inject(struct rig *rig, int monitor, bool expected)
+static unsigned inject(struct rig *rig, int monitor, const char *error, bool expected)
 {
     uint64_t before = guest_interrupts(rig->guest, AER_GSI);
+    char command[160];
 
-    need(ask_monitor(monitor,
-             "{\"execute\": \"human-monitor-command\", \"arguments\": {\"command-line\": "
-             "\"pcie_aer_inject_error faulty COMP_TIME\"}}",
-             "OK id: faulty"),
-        "an error");
+    (void)snprintf(command, sizeof(command),
+        "{\"execute\": \"human-monitor-command\", \"arguments\": {\"command-line\": "
+        "\"pcie_aer_inject_error faulty %s\"}}",
+        error);
+    need(ask_monitor(monitor, command, "OK id: faulty"), "an error");
     if (expected)
         (void)guest_wait(rig->guest, AER_GSI, before + 1, ARRIVAL_MS);
     silence();
@@ -73,32 +77,31 @@ static void check_errors_by_hand(struct rig *rig, struct device *device, int mon
     int fd = plug_device(rig, device, VFIO_PCI_ERR_IRQ_INDEX, AER_GSI);
     unsigned n;
 
-    n = inject(rig, monitor, true);
+    n = inject(rig, monitor, NON_FATAL, true);
     check(n == 1, "by hand, a device's err to irqfd, the eventfd kept: arrived %u", n);
     close(fd);
     silence();
-    n = inject(rig, monitor, false);
+    n = inject(rig, monitor, NON_FATAL, false);
     check(n == 0, "by hand, the eventfd closed, nobody holds it: arrived %u", n);
     need(set_irqs(device_fd(device), VFIO_PCI_ERR_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, 1, -1) == 0,
         "err off");
 }
 
-void check_errors(struct rig *rig)
+static struct device *open_faulty(const struct rig *rig)
 {
-    struct evlink_agent *agent = NULL;
-    struct device *device;
-    unsigned n, arrived = 0;
-    int monitor, r;
+    struct device *device = NULL;
+    int r = device_open(rig->faulty_address, &device);
 
-    if (!rig->faulty_address) {
-        skip("errors of PCI Express", "there is no device that can report any");
-        return;
-    }
-    r = device_open(rig->faulty_address, &device);
     errno = -r;
     need(r == 0, "the device that can report errors");
-    monitor = open_monitor(rig->monitor);
-    check_errors_by_hand(rig, device, monitor);
+    return device;
+}
+
+static struct evlink_agent *attach_faulty(struct rig *rig, const struct device *device)
+{
+    struct evlink_agent *agent = NULL;
+    int r;
+
     r = evlink_agent_new("faulty", 0, &agent);
     if (r == 0)
         r = evlink_agent_add_vfio(agent, "faulty", device_fd(device), NULL, NULL);
@@ -106,14 +109,56 @@ void check_errors(struct rig *rig)
         r = evlink_agent_attach(agent, rig->client);
     if (r == 0)
         r = evlink_agent_start(agent);
-    check(r == 0 && link_up(rig->client, "aer", "vfio/faulty/err", "kvm/a/gsi/35") == 0,
-        "the device's err is linked to a KVM irqfd");
+    errno = -r;
+    need(r == 0, "an agent for the device that can report errors");
+    return agent;
+}
+
+static int link_errors(struct rig *rig)
+{
+    return link_up(rig->client, "aer", "vfio/faulty/err", "kvm/a/gsi/35");
+}
+
+void check_errors(struct rig *rig)
+{
+    struct evlink_agent *agent;
+    struct device *device;
+    unsigned n, arrived = 0;
+    int monitor;
+
+    if (!rig->faulty_address) {
+        skip("errors of PCI Express", "there is no device that can report any");
+        return;
+    }
+    device = open_faulty(rig);
+    monitor = open_monitor(rig->monitor);
+    check_errors_by_hand(rig, device, monitor);
+    agent = attach_faulty(rig, device);
+    check(link_errors(rig) == 0, "the device's err is linked to a KVM irqfd");
     for (int i = 0; i < 3; i++)
-        arrived += inject(rig, monitor, true);
+        arrived += inject(rig, monitor, NON_FATAL, true);
     check(arrived == 3, "errors of PCI Express: raised 3, arrived %u", arrived);
     check(evlink_disconnect(rig->client, "aer") == 0, "it is unlinked");
-    n = inject(rig, monitor, false);
+    n = inject(rig, monitor, NON_FATAL, false);
     check(n == 0, "it is silent after that: arrived %u", n);
+
+    /* The kernel resets what is below the root port, in a second: nothing tells when. */
+    check(link_errors(rig) == 0, "it is linked once more");
+    n = inject(rig, monitor, FATAL, true);
+    check(n == 1, "a fatal error: arrived %u", n);
+    (void)usleep(ARRIVAL_MS * 1000);
+    n = inject(rig, monitor, NON_FATAL, false);
+    check(n == 0, "the device was reset, and reports none: arrived %u", n);
+    (void)evlink_detach(rig->client, "faulty");
+    evlink_agent_free(agent);
+    check(comes_to(rig->client, "aer", "waiting"), "its VMM closes the device, and the link waits");
+    device_free(device);
+    device = open_faulty(rig);
+    agent = attach_faulty(rig, device);
+    check(comes_to(rig->client, "aer", "linked"), "it opens it anew, and the link is plugged");
+    n = inject(rig, monitor, NON_FATAL, true);
+    check(n == 1, "an error after that: arrived %u", n);
+    check(evlink_disconnect(rig->client, "aer") == 0, "it is unlinked for good");
     (void)evlink_detach(rig->client, "faulty");
     evlink_agent_free(agent);
     device_free(device);
