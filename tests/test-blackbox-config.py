@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """evlinkd's configuration: what is wrong with one, what is in force, and how it changes."""
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
+import time
 import unittest
 
 import blackbox
 import evlink
 import keeper
+
+SO_PEEK_OFF = 42
 
 
 def evlinkctl():
@@ -726,6 +731,11 @@ class Limits(Case):
         self.alice = self.connect(self.broker, ALICE)
         self.bob = self.connect(self.broker, BOB)
 
+    def eventfd(self):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.addCleanup(os.close, fd)
+        return fd
+
     def exceeded(self, what, limit, connection, method, parameters, fds=()):
         before = self.root.call("Status")
         error = self.assert_error("QuotaExceeded", connection, method, parameters, fds)
@@ -862,6 +872,161 @@ class Limits(Case):
         self.connect(self.broker).call("Status")
         self.bob.close()
         self.broker.stop()
+
+    def test_in_all(self):
+        """What all have together: one user's is not another's then, and root gets in."""
+        self.serve("MaxEventfds", 3)
+        self.alice.hold("a")
+        self.bob.hold("b")
+        self.exceeded("eventfds", 3, self.bob, "HoldMany", {"names": ["c", "d"]}, [self.eventfd(), self.eventfd()])
+        self.bob.hold("c")
+        self.exceeded("eventfds", 3, self.alice, "Hold", {"name": "d"})
+        self.root.hold("d")
+        self.alice.call("Release", {"name": "a"})
+        self.exceeded("eventfds", 3, self.alice, "Hold", {"name": "e"})
+        self.root.call("Release", {"name": "d"})
+        self.alice.hold("e")
+        specs = [{"producers": [f"kvm/a/pio/{i}"], "consumers": [f"kvm/a/gsi/{i}"]} for i in range(3)]
+        kvm = [{"kind": "kvm", "name": "v"}]
+        self.reload(self.broker, "[Broker]\nMaxLinks=2\nMaxAgents=0\nMaxSubscribers=0\n")
+        self.exceeded("links", 2, self.alice, "ConnectMany", {"links": specs})
+        self.alice.call("ConnectMany", {"links": specs[:2]})
+        self.exceeded("links", 2, self.bob, "Connect", {"producers": ["kvm/b/pio/1"], "consumers": ["kvm/b/gsi/1"]})
+        self.exceeded("agents", 0, self.bob, "Attach", {"name": "x", "subsystems": kvm})
+        with self.assertRaises(evlink.Error) as caught:
+            self.bob.stream("Monitor")
+        self.assertEqual(caught.exception.parameters, {"what": "subscribers", "limit": 0})
+        self.broker.stop()
+
+    def half_a_frame(self, uid, length, fds=()):
+        connection = self.connect(self.broker, uid)
+        begin = b'{"method":"'
+        connection.send(begin, fds)
+        for _ in range(0, length, 4000):
+            connection.send(b"x" * 4000)
+        return connection
+
+    def assert_refused(self, connection, what, limit):
+        """Told so, and closed."""
+        frame, _ = connection.receive()
+        self.assertEqual(json.loads(frame)["parameters"], {"what": what, "limit": limit})
+        self.assertTrue(connection.at_end())
+
+    def refused_half(self, uid, length, what, limit, fds=()):
+        """Half a frame that is too much, which may be closed while it is sent."""
+        connection = self.connect(self.broker, uid)
+        connection.send(b'{"method":"', fds)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(0, length, 4000):
+                connection.send(b"x" * 4000)
+        self.assert_refused(connection, what, limit)
+
+    def test_bytes_in(self):
+        """Half frames are charged as they grow, to whoever sends them, until they are gone."""
+        limit = 1 << 20
+        self.serve("MaxBytesPerUser", limit)
+        what = "bytes under way of one user"
+        halves = [self.half_a_frame(ALICE, 200000) for _ in range(4)]
+        self.assert_served()
+        self.refused_half(ALICE, 200000, what, limit)
+        # What is small gets through, and others' are not hers.
+        self.alice.call("Status")
+        large = {"names": [f"{i:060}" for i in range(200)]}
+        self.assert_error("NotAnEventfd", self.bob, "HoldMany", large)
+        self.alice.start("HoldMany", large)
+        self.assert_refused(self.alice, what, limit)
+        halves.pop().close()
+        self.alice = self.connect(self.broker, ALICE)
+        evlink.until(lambda: self.root.call("Status")["connections"] == 6)
+        self.assert_error("NotAnEventfd", self.alice, "HoldMany", large)
+        self.reload(self.broker, f"[Broker]\nMaxBytes={limit + 65536}\n")
+        halves += [self.half_a_frame(BOB, 200000)]
+        self.assert_served()
+        self.refused_half(BOB, 200000, "bytes under way", limit + 65536)
+        self.broker.stop()
+
+    def test_bytes_out(self):
+        """Answers that nobody reads: a connection has a few at least, and all when there is room again."""
+        self.serve("MaxBytesPerUser", 300000)
+        mine = [self.eventfd() for _ in range(250)]
+        for i in range(0, 2500, 250):
+            self.alice.call("HoldMany", {"names": [f"{i + k:063}" for k in range(250)]}, mine)
+        begin = self.memory()
+        lazy = [self.connect(self.broker, ALICE) for _ in range(40)]
+        for connection in lazy:
+            connection.start("ListEventfds", more=True)
+            connection.start("ListEventfds", more=True)
+        time.sleep(2)
+        # The kernel has some 100 KiB of each; were it not for the limit, here would be 256 KiB and more.
+        self.assertLess(self.memory() - begin, 40 * 60)
+        self.alice.call("Status")
+        for connection in lazy[:3]:
+            for _ in range(2):
+                n = 1
+                while connection.finish()[1]:
+                    n += 1
+                self.assertEqual(n, 2500)
+        self.broker.stop()
+
+    def test_descriptors(self):
+        """Those of half frames, and those of answers that nobody reads."""
+        self.serve("MaxDescriptorsPerUser", 600)
+        what = "descriptors under way of one user"
+        fds = len(self.broker.fds())
+        mine = [self.eventfd() for _ in range(253)]
+        halves = [self.half_a_frame(ALICE, 0, mine) for _ in range(2)]
+        self.assert_served()
+        self.assertEqual(len(self.broker.fds()), fds + 2 * 254)
+        self.refused_half(ALICE, 0, what, 600, mine[:1])
+        self.alice.start("Hold", {"name": "a", "fileDescriptorIndex": 0}, mine[:1])
+        self.assert_refused(self.alice, what, 600)
+        self.bob.call("HoldMany", {"names": [f"b{i}" for i in range(253)]}, mine)
+        halves.pop().close()
+        self.alice = self.connect(self.broker, ALICE)
+        evlink.until(lambda: self.root.call("Status")["connections"] == 4)
+        self.alice.hold("a", mine[0])
+        # 8 answers each, until it is too much; then one.
+        self.reload(self.broker, "[Broker]\nMaxDescriptorsPerUser=14\n")
+        halves.pop().close()
+        lazy = [self.connect(self.broker, ALICE) for _ in range(6)]
+        for connection in lazy:
+            for _ in range(10):
+                connection.start("Claim", {"name": "a"})
+            self.assert_served()
+            time.sleep(0.05)
+        self.assertEqual([self.unread(connection) for connection in lazy], [8, 8, 1, 1, 1, 1])
+        # Who reads its answers has room.
+        for _ in range(30):
+            os.close(self.alice.claim("a"))
+        for connection in lazy:
+            for _ in range(10):
+                connection.finish()
+                os.close(connection.take())
+        self.broker.stop()
+
+    def unread(self, connection):
+        """How many answers with a descriptor wait in a socket."""
+        at, n = 0, 0
+        connection.sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
+        connection.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                at = connection.sock.recvmsg(65536, 0, socket.MSG_PEEK)
+                n += bool(at[2] & socket.MSG_CTRUNC)
+        connection.sock.settimeout(evlink.PATIENCE)
+        connection.sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, -1)
+        return n
+
+    def assert_served(self):
+        """All that was sent before has been seen: it is nobody else's turn first."""
+        for connection in (self.root, self.bob):
+            connection.call("Status")
+        time.sleep(0.05)
+
+    def memory(self):
+        """Of the broker, in KiB."""
+        with open(f"/proc/{self.broker.pid}/status", encoding="ascii") as file:
+            return int(re.search(r"VmRSS:\s*(\d+)", file.read()).group(1))
 
     def test_restart(self):
         """What came back counts."""

@@ -155,7 +155,7 @@ static void test_drop_ins(void **state)
     put(run, "evlinkd.conf.d/50-b.conf", "[Broker]\nAgentTimeout=51\n");
     config = load(NULL);
     assert_int_equal(config->agent_timeout, 51000000);
-    assert_int_equal(config->max_connections, 40);
+    assert_int_equal(config->limits.in_all[QUOTA_CONNECTIONS], 40);
     config_free(config);
     (void)snprintf(path, sizeof(path), "%s/evlinkd.conf.d/50-b.conf", etc);
     assert_int_equal(symlink("/dev/null", path), 0);
@@ -165,7 +165,7 @@ static void test_drop_ins(void **state)
     /* Nothing said is the default again. */
     put(etc, "evlinkd.conf.d/60.conf", "[Broker]\nMaxConnections=\n");
     config = load(NULL);
-    assert_int_equal(config->max_connections, 16384);
+    assert_int_equal(config->limits.in_all[QUOTA_CONNECTIONS], 16384);
     assert_string_equal(from(config, "Broker", "MaxConnections"), "default:0");
     config_free(config);
 }
@@ -182,7 +182,7 @@ static void test_one_file(void **state)
     (void)snprintf(path, sizeof(path), "%s/mine", top);
     config = load(path);
     assert_int_equal(config->agent_timeout, 2000000);
-    assert_int_equal(config->max_connections, 16384);
+    assert_int_equal(config->limits.in_all[QUOTA_CONNECTIONS], 16384);
     config_free(config);
     (void)snprintf(folder, sizeof(folder), "%s.d", path);
     assert_int_equal(mkdir(folder, 0700), 0);

@@ -1,46 +1,66 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Closing what strangers sent: see discard.h. */
 #include "base/discard.h"
+#include "base/clock.h"
+#include "base/eventfd.h"
 #include "base/fd.h"
 #include "base/log.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* How long a child waits for more, in milliseconds. While one lives, each system call of ours is a little
- * slower. */
-#define IDLE_MS 100
+/* How long a child waits for more. While one lives, each system call of ours is a little slower. */
+#define IDLE (100 * 1000)
+
+/* A child that takes so long for one descriptor is stuck with it; after the first, others take the user's
+ * next. */
+#define STUCK (100 * 1000)
+#define SLOW (10 * 1000)
+
+#define CHILD_NICE 10
+
+#define QUEUE_MAX 4096
+#define BEHIND 1024
+
+/* In a lane's `pid`: there is none, and one is being made. */
+#define NO_CHILD 0
+#define COMING (-1)
 
 struct request {
     int fd;
     int message; /* 1: take the first one out; 0: close */
 };
 
-/* What the children share with us. */
-struct shared {
-    struct child {
-        atomic_int pid; /* 0: there is none */
-    } children[DISCARDERS];
-    atomic_uint done; /* requests */
+/*
+ * A child and what it has to do, in memory that it shares with us: the numbers only grow, but for their
+ * wrapping around. What is taken and not done is in the child's hands.
+ */
+struct lane {
+    atomic_int pid;
+    atomic_uint sent, taken, done;
+    _Atomic int64_t since; /* when it took that */
+    struct request queue[QUEUE_MAX];
 };
 
 static struct {
-    struct shared *shared; /* NULL: we close ourselves */
-    int in, out;           /* of the pipe with requests */
-    unsigned sent;
+    struct lane *lanes;     /* NULL: we close ourselves */
+    uid_t uids[DISCARDERS]; /* whose the lanes are, while they have anything */
+    struct evaio *aio;
+    uid_t uid; /* who is to blame for what comes */
     pid_t pid; /* ours */
-} state = { .in = -1, .out = -1 };
+} state = { .uid = DISCARD_OURS };
 
 static void serve(const struct request *request)
 {
@@ -52,139 +72,216 @@ static void serve(const struct request *request)
         (void)close(request->fd);
 }
 
-/* One child. It has a copy of our memory, and our descriptors themselves. */
-static _Noreturn void run(struct child *child)
+static void serve_next(struct lane *lane)
 {
-    struct pollfd poll_fd = { .fd = state.out, .events = POLLIN };
-    struct request request;
+    unsigned number = atomic_load(&lane->taken);
+
+    atomic_store(&lane->since, clock_read(CLOCK_MONOTONIC));
+    /* Before it is closed: should we be killed meanwhile, its number may be another's by then. */
+    atomic_store(&lane->taken, number + 1);
+    serve(&lane->queue[number % QUEUE_MAX]);
+    atomic_store(&lane->done, number + 1);
+}
+
+/* One child. It has a copy of our memory, and our descriptors themselves. */
+static _Noreturn void run(struct lane *lane)
+{
+    const struct timespec idle = { .tv_nsec = IDLE * 1000L };
+    const int self = (int)getpid();
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)prctl(PR_SET_NAME, "evlinkd-close");
+    /* Whoever sends much to close is not to hold up others by that. */
+    (void)setpriority(PRIO_PROCESS, 0, CHILD_NICE);
     if (getppid() != state.pid)
         _exit(0);
     for (int number = 1; number < NSIG; number++)
         (void)signal(number, SIG_DFL);
     for (;;) {
-        if (poll(&poll_fd, 1, IDLE_MS) == 0) {
-            /* From here on nobody counts on this one; what came in between is still done. */
-            atomic_store(&child->pid, 0);
-            if (poll(&poll_fd, 1, 0) == 0)
-                _exit(0);
-        }
-        if (read(state.out, &request, sizeof(request)) == sizeof(request)) {
-            serve(&request);
-            atomic_fetch_add(&state.shared->done, 1);
-        }
-    }
-}
+        unsigned done = atomic_load(&lane->done);
+        int none = NO_CHILD;
 
-/* Whether there is a child in this place. One that somebody killed has left it. */
-static bool is_alive(struct child *child)
-{
-    pid_t pid = atomic_load(&child->pid);
-
-    if (pid > 0 && kill(pid, 0) < 0 && errno == ESRCH)
-        atomic_store(&child->pid, pid = 0);
-    return pid > 0;
-}
-
-/* Sees to it that there are as many children as requests: each may be stuck with one. -errno where there is
- * none. */
-static int ensure_children(void)
-{
-    unsigned wanted = state.sent - atomic_load(&state.shared->done), alive = 0;
-    int r = 0;
-
-    for (size_t i = 0; i < DISCARDERS; i++)
-        alive += is_alive(&state.shared->children[i]);
-    for (size_t i = 0; i < DISCARDERS && alive < wanted && r == 0; i++) {
-        struct child *child = &state.shared->children[i];
-        pid_t pid;
-
-        if (atomic_load(&child->pid) > 0)
+        if (done != atomic_load(&lane->sent)) {
+            serve_next(lane);
             continue;
-        /* As fork(2), but for the table. */
-        pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
-        if (pid == 0)
-            run(child);
-        if (pid < 0) {
-            r = -errno;
-            break;
         }
-        atomic_store(&child->pid, pid);
-        alive++;
+        if (syscall(SYS_futex, &lane->sent, FUTEX_WAIT, done, &idle, NULL, 0) == 0 || errno != ETIMEDOUT)
+            continue;
+        /* From here on nobody counts on this one; what came in between is still its, unless another is there.
+         */
+        atomic_store(&lane->pid, NO_CHILD);
+        if (done == atomic_load(&lane->sent) || !atomic_compare_exchange_strong(&lane->pid, &none, self))
+            _exit(0);
     }
-    return alive > 0 ? 0 : r;
+}
+
+/* Sees to it that the lane has a child. -errno. */
+static int ensure_child(struct lane *lane)
+{
+    pid_t pid = atomic_load(&lane->pid);
+
+    if (pid > 0 && kill(pid, 0) < 0 && errno == ESRCH) {
+        /* Somebody killed it: the number of what it was closing is free. */
+        atomic_store(&lane->done, atomic_load(&lane->taken));
+        pid = NO_CHILD;
+        atomic_store(&lane->pid, pid);
+    }
+    if (pid != NO_CHILD || !atomic_compare_exchange_strong(&lane->pid, &pid, COMING))
+        return 0;
+    /* As fork(2), but for the table. */
+    pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, NULL);
+    if (pid == 0)
+        run(lane);
+    atomic_store(&lane->pid, pid < 0 ? NO_CHILD : pid);
+    return pid < 0 ? -errno : 0;
+}
+
+static unsigned pending(const struct lane *lane)
+{
+    return atomic_load(&lane->sent) - atomic_load(&lane->done);
+}
+
+/* Whether the lane's child has had the same thing in its hands for so long. */
+static bool is_held_up(const struct lane *lane, int64_t microseconds)
+{
+    return atomic_load(&lane->taken) != atomic_load(&lane->done) &&
+           clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) > microseconds;
+}
+
+/*
+ * The lane for what comes from the user: one of its own, while that gets on; else another, while it may have
+ * more. NULL: nobody has room.
+ */
+static struct lane *choose(uid_t uid)
+{
+    struct lane *unused = NULL, *best = NULL;
+    size_t most = uid == DISCARD_OURS ? DISCARDERS : DISCARDERS_OF_USER, n = 0;
+
+    for (size_t i = 0; i < DISCARDERS; i++) {
+        struct lane *lane = &state.lanes[i];
+
+        if (pending(lane) == 0) {
+            unused = unused && state.uids[unused - state.lanes] == uid ? unused : lane;
+        } else if (state.uids[i] == uid) {
+            n++;
+            if (!is_held_up(lane, SLOW))
+                return lane;
+            if (!best || pending(lane) < pending(best))
+                best = lane;
+        }
+    }
+    if (unused && n < most)
+        return unused;
+    for (size_t i = 0; i < DISCARDERS && !best; i++)
+        if (pending(&state.lanes[i]) < BEHIND)
+            best = &state.lanes[i];
+    return best;
 }
 
 static void ask(const struct request *request)
 {
-    struct request next;
+    struct lane *lane = state.lanes ? choose(state.uid) : NULL;
+    unsigned sent;
     int r;
 
-    if (!state.shared) {
+    if (!state.lanes) {
         serve(request);
         return;
     }
-    if (write(state.in, request, sizeof(*request)) != sizeof(*request)) {
+    if (!lane || pending(lane) >= QUEUE_MAX) {
         log_error("descriptors that cannot be closed have piled up: another stays open");
         return;
     }
-    state.sent++;
-    r = ensure_children();
+    if (pending(lane) == 0)
+        state.uids[lane - state.lanes] = state.uid;
+    sent = atomic_load(&lane->sent);
+    lane->queue[sent % QUEUE_MAX] = *request;
+    atomic_store(&lane->sent, sent + 1);
+    (void)syscall(SYS_futex, &lane->sent, FUTEX_WAKE, 1, NULL, NULL, 0);
+    r = ensure_child(lane);
     if (r == 0)
         return;
     /* Then it is our turn, with whatever waits. */
     log_warning("cannot have a descriptor closed by a child: %s: closing it here", strerror(-r));
-    while (read(state.out, &next, sizeof(next)) == sizeof(next)) {
-        serve(&next);
-        atomic_fetch_add(&state.shared->done, 1);
-    }
+    while (pending(lane) > 0)
+        serve_next(lane);
 }
 
 void fd_discard(int fd)
 {
     const struct request request = { .fd = fd };
 
-    if (fd >= 0)
+    if (fd < 0)
+        return;
+    if (state.aio && evaio_is_eventfd(state.aio, fd) == 1)
+        fd_close(fd);
+    else
         ask(&request);
 }
 
 void fd_discard_message(int fd)
 {
     const struct request request = { .fd = fd, .message = 1 };
+    uid_t uid = discard_for(DISCARD_OURS);
 
     ask(&request);
+    (void)discard_for(uid);
+}
+
+uid_t discard_for(uid_t uid)
+{
+    uid_t was = state.uid;
+
+    state.uid = uid;
+    return was;
 }
 
 bool discard_is_idle(void)
 {
-    return !state.shared || atomic_load(&state.shared->done) == state.sent;
+    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
+        if (pending(&state.lanes[i]) > 0)
+            return false;
+    return true;
 }
 
-int discard_start(void)
+bool discard_is_stuck(uid_t uid)
+{
+    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
+        if (state.uids[i] == uid && is_held_up(&state.lanes[i], STUCK))
+            return true;
+    return false;
+}
+
+bool discard_is_behind(uid_t uid)
+{
+    unsigned n = 0;
+
+    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
+        if (state.uids[i] == uid)
+            n += pending(&state.lanes[i]);
+    return n > BEHIND;
+}
+
+int discard_start(struct evaio *aio)
 {
     const char *preloaded = getenv("LD_PRELOAD");
-    int pipe_fds[2];
     void *memory;
 
     /* valgrind ends a program that has such a child. */
     if (preloaded && strstr(preloaded, "/vgpreload_"))
         return 0;
-    if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) < 0)
+    memory = mmap(
+        NULL, sizeof(struct lane) * DISCARDERS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
         return -errno;
-    memory = mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        int r = -errno;
-
-        fd_close(pipe_fds[0]);
-        fd_close(pipe_fds[1]);
-        return r;
-    }
-    state.out = pipe_fds[0];
-    state.in = pipe_fds[1];
     state.pid = getpid();
-    state.shared = memory;
+    state.lanes = memory;
+    state.aio = aio;
     (void)signal(SIGCHLD, SIG_IGN);
     return 0;
+}
+
+void discard_stop(void)
+{
+    state.aio = NULL;
 }

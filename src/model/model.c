@@ -15,7 +15,7 @@ int model_new(const struct model_hooks *hooks, void *userdata, struct evaio *aio
     model->userdata = userdata;
     model->aio = aio;
     for (size_t i = 0; i < N_QUOTAS; i++)
-        model->limits.of_user[i] = SIZE_MAX;
+        model->limits.of_user[i] = model->limits.in_all[i] = SIZE_MAX;
     TAILQ_INIT(&model->touched);
     TAILQ_INIT(&model->due);
     *ret_model = model;

@@ -341,11 +341,15 @@ enum quota {
     QUOTA_LINKS,
     QUOTA_AGENTS,
     QUOTA_SUBSCRIBERS,
+    QUOTA_BYTES,       /* of messages that are under way */
+    QUOTA_DESCRIPTORS, /* the same */
 };
-#define N_QUOTAS (QUOTA_SUBSCRIBERS + 1)
+#define N_QUOTAS (QUOTA_DESCRIPTORS + 1)
 
+/* Root, too, has a user's limits; those in all are not for it: where all is full, somebody has to get in. */
 struct limits {
     size_t of_user[N_QUOTAS]; /* by enum quota */
+    size_t in_all[N_QUOTAS];
 };
 
 /* What there is beyond them stays. Without a call there are none. */
@@ -353,11 +357,16 @@ void model_set_limits(struct model *model, const struct limits *limits);
 
 /*
  * Charges n to a peer's user, and eventfds and links to each of the scopes that it is in as well: 0,
- * FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; peer, n: as charged.
+ * FAULT_QUOTA_EXCEEDED, -ENOMEM. Of what the model does not make itself; peer, n: as charged. fault: NULL
+ * where nobody is told.
  */
 int model_charge(
     struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault);
 void model_refund(struct model *model, const struct peer *peer, enum quota quota, size_t n);
+
+/* From what is charged, *charged, to n: what there is less of is refunded, and nothing changes on failure. */
+int model_recharge(struct model *model, const struct peer *peer, enum quota quota, size_t *charged, size_t n,
+    struct fault *fault);
 
 /*
  * Sets the rules. policy: borrowed, until the next call; NULL: none. Links that wait get what they may have

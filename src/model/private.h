@@ -42,6 +42,7 @@ struct model {
     struct term_tree deadlines;
     struct user_tree users; /* who have anything */
     struct limits limits;
+    size_t used[N_QUOTAS]; /* by all */
     /*
      * Ends whose eventfd is in another link, and ends that KVM said EBUSY to: the VM that has the eventfd may
      * be dying, and nothing tells when it is dead.

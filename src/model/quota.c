@@ -84,6 +84,12 @@ static bool is_too_much(const struct user *user, enum quota quota, size_t n, siz
     return n > limit || (user && user->used[quota] > limit - n);
 }
 
+static int exceeded(struct fault *fault, const char *what, size_t limit)
+{
+    return fault ? fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, what, (int64_t)limit)
+                 : FAULT_QUOTA_EXCEEDED;
+}
+
 /* What a scope has is looked at whichever of its connections asks, by the limit that this one came with. */
 static int check_scope(
     struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
@@ -95,8 +101,8 @@ static int check_scope(
         size_t limit = quota == QUOTA_EVENTFDS ? limits->eventfds : limits->links;
 
         if (limit != SIZE_MAX && is_too_much(find(model, peer->uid, limits->scope), quota, n, limit))
-            return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL,
-                quota == QUOTA_EVENTFDS ? "eventfds of one scope" : "links of one scope", (int64_t)limit);
+            return exceeded(
+                fault, quota == QUOTA_EVENTFDS ? "eventfds of one scope" : "links of one scope", limit);
     }
     return 0;
 }
@@ -104,21 +110,27 @@ static int check_scope(
 int model_charge(
     struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
 {
-    static const char *const names[] = {
-        [QUOTA_CONNECTIONS] = "connections of one user",
-        [QUOTA_EVENTFDS] = "eventfds of one user",
-        [QUOTA_LINKS] = "links of one user",
-        [QUOTA_AGENTS] = "agents of one user",
-        [QUOTA_SUBSCRIBERS] = "subscribers of one user",
+    static const struct {
+        const char *of_user, *in_all;
+    } names[] = {
+        [QUOTA_CONNECTIONS] = { "connections of one user", "connections" },
+        [QUOTA_EVENTFDS] = { "eventfds of one user", "eventfds" },
+        [QUOTA_LINKS] = { "links of one user", "links" },
+        [QUOTA_AGENTS] = { "agents of one user", "agents" },
+        [QUOTA_SUBSCRIBERS] = { "subscribers of one user", "subscribers" },
+        [QUOTA_BYTES] = { "bytes under way of one user", "bytes under way" },
+        [QUOTA_DESCRIPTORS] = { "descriptors under way of one user", "descriptors under way" },
     };
-    size_t limit = model->limits.of_user[quota];
+    size_t limit = model->limits.of_user[quota], in_all = model->limits.in_all[quota];
     char level[NAME_SIZE] = "", done[NAME_SIZE] = "";
     struct user *user;
     int r = 0;
 
     /* What comes back was charged before, maybe by another limit. */
     if (!model->restoring && is_too_much(find(model, peer->uid, ""), quota, n, limit))
-        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, names[quota], (int64_t)limit);
+        return exceeded(fault, names[quota].of_user, limit);
+    if (!model->restoring && peer->uid != 0 && (n > in_all || model->used[quota] > in_all - n))
+        return exceeded(fault, names[quota].in_all, in_all);
     if (!model->restoring && is_scoped(quota))
         r = check_scope(model, peer, quota, n, fault);
     if (r)
@@ -129,6 +141,7 @@ int model_charge(
             goto fail;
         user->used[quota] += n;
     } while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
+    model->used[quota] += n;
     return 0;
 
 fail:
@@ -146,4 +159,19 @@ void model_refund(struct model *model, const struct peer *peer, enum quota quota
     do
         refund(model, peer, level, quota, n);
     while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
+    model->used[quota] -= n;
+}
+
+int model_recharge(struct model *model, const struct peer *peer, enum quota quota, size_t *charged, size_t n,
+    struct fault *fault)
+{
+    int r = 0;
+
+    if (n > *charged)
+        r = model_charge(model, peer, quota, n - *charged, fault);
+    else if (n < *charged)
+        model_refund(model, peer, quota, *charged - n);
+    if (r == 0)
+        *charged = n;
+    return r;
 }

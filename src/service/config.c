@@ -323,21 +323,26 @@ struct key {
     const char *fallback; /* [Broker]: its value where nobody says another */
 };
 
-#define LIMIT(name, quota, fallback)                                               \
-    {                                                                              \
-        name, read_limit, offsetof(struct config, limits.of_user[quota]), fallback \
+#define LIMIT(name, place, fallback)                                      \
+    {                                                                     \
+        name, read_limit, offsetof(struct config, limits.place), fallback \
     }
+
+/* In all, and for each user. */
+#define LIMITS(name, quota, in_all_fallback, of_user_fallback) \
+    LIMIT(name, in_all[quota], in_all_fallback), LIMIT(name "PerUser", of_user[quota], of_user_fallback)
 
 static const struct key broker_keys[] = {
     { "SocketMode", read_mode, offsetof(struct config, socket_mode), "0666" },
     { "SocketGroup", read_group, offsetof(struct config, socket_group), "" },
     { "AgentTimeout", read_seconds, offsetof(struct config, agent_timeout), "5" },
-    { "MaxConnections", read_limit, offsetof(struct config, max_connections), "16384" },
-    LIMIT("MaxConnectionsPerUser", QUOTA_CONNECTIONS, "4096"),
-    LIMIT("MaxEventfdsPerUser", QUOTA_EVENTFDS, "262144"),
-    LIMIT("MaxLinksPerUser", QUOTA_LINKS, "262144"),
-    LIMIT("MaxAgentsPerUser", QUOTA_AGENTS, "4096"),
-    LIMIT("MaxSubscribersPerUser", QUOTA_SUBSCRIBERS, "256"),
+    LIMITS("MaxConnections", QUOTA_CONNECTIONS, "16384", "4096"),
+    LIMITS("MaxEventfds", QUOTA_EVENTFDS, "1048576", "262144"),
+    LIMITS("MaxLinks", QUOTA_LINKS, "1048576", "262144"),
+    LIMITS("MaxAgents", QUOTA_AGENTS, "16384", "4096"),
+    LIMITS("MaxSubscribers", QUOTA_SUBSCRIBERS, "1024", "256"),
+    LIMITS("MaxBytes", QUOTA_BYTES, "536870912", "67108864"),
+    LIMITS("MaxDescriptors", QUOTA_DESCRIPTORS, "16384", "4096"),
     { NULL, NULL, 0, NULL },
 };
 

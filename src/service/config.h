@@ -33,7 +33,6 @@ struct config {
     unsigned socket_mode;
     gid_t socket_group;    /* (gid_t)-1: whatever it has */
     int64_t agent_timeout; /* microseconds */
-    size_t max_connections;
     struct limits limits;
     struct policy policy;
     struct config_link *links;

@@ -2,10 +2,12 @@
 /* A client's connection: see connection.h. */
 #include "service/connection.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/label.h"
 #include "base/log.h"
+#include "base/table.h"
 #include "model/delegation.h"
 #include "service/config.h"
 #include "service/line.h"
@@ -27,13 +29,26 @@
 /* While more than this waits to be sent, nothing is read and no stream goes on. */
 #define OUT_HIGH ((size_t)256 * 1024)
 
-/* Receives, and steps of lists, in one callback: others are waiting. */
-#define RECEIVES_MAX 16
-#define STREAM_MAX 32
+/* What each connection may have without being charged for it: enough for all but large calls. */
+#define IN_FREE ((size_t)4096)
+#define OUT_FREE ((size_t)16384)
+
+/*
+ * Whoever asks for little is served as soon as it asks, for PROMPT microseconds. Those that have more to do,
+ * and those whose turns take that long as a rule, wait in a queue, from which they are served for TURN each,
+ * and BUSY_TURNS before it is looked who else asks.
+ */
+#define PROMPT 50
+#define TURN 200
+#define BUSY_TURNS 1000
 
 /* Answers with a descriptor that one connection may leave unread: all users' share one limit of the kernel's.
+ * One is everybody's, the others are charged for.
  */
 #define UNREAD_MAX 8
+
+/* What is said in a second of clients that are closed. */
+#define COMPLAINTS_MAX 10
 
 /* How often it is looked whether they were read, in microseconds: at first, and at last. */
 #define PAUSE_FIRST 1000
@@ -52,11 +67,25 @@ static void end_call(struct connection *connection)
     connection->monitor = NULL;
 }
 
+/* Clients that go away are no news, and those that misbehave not more than so often: they are not to fill the
+ * log. */
+static enum log_level level_of(struct server *server, int r)
+{
+    int64_t second = clock_read(CLOCK_MONOTONIC) / USEC_PER_SEC;
+
+    if (r == -EPIPE || r == -ECONNRESET)
+        return LOG_LEVEL_DEBUG;
+    if (server->complained_at != second)
+        server->complaints = 0;
+    server->complained_at = second;
+    return server->complaints++ < COMPLAINTS_MAX ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG;
+}
+
 static void fail(struct connection *connection, const char *what, int r)
 {
     if (!connection->failed)
-        log_info("closing the connection of pid %d, uid %u: %s: %s", (int)connection->peer.pid,
-            (unsigned)connection->peer.uid, what, strerror(-r));
+        log_msg(level_of(connection->server, r), "closing the connection of pid %d, uid %u: %s: %s",
+            (int)connection->peer.pid, (unsigned)connection->peer.uid, what, strerror(-r));
     connection->failed = true;
 }
 
@@ -173,11 +202,71 @@ static void take_frame(struct connection *connection, struct frame *frame, bool 
         fail(connection, "a malformed call", r);
         return;
     }
-    connection->deferred = !interrupted;
     if (interrupted) {
         (void)connection_begin_error(connection, "io.evlink.Broker.Restarted");
         connection_end(connection);
     }
+}
+
+/* Tells what there is too much of, and closes the connection. */
+static void refuse(struct connection *connection, const struct fault *fault)
+{
+    log_debug("refused pid %d, uid %u: there are %" PRIi64 " %s", (int)connection->peer.pid,
+        (unsigned)connection->peer.uid, fault->number, fault->reason);
+    if (method_fault(connection, fault) == 0)
+        (void)socket_send(connection->fd, &connection->out);
+    connection->failed = true;
+}
+
+/* ---- What it is charged for */
+
+static int charge(
+    struct connection *connection, enum quota quota, size_t *charged, size_t n, struct fault *fault)
+{
+    return n == *charged
+               ? 0
+               : model_recharge(connection->server->model, &connection->peer, quota, charged, n, fault);
+}
+
+static size_t chargeable_input(size_t size)
+{
+    return size > IN_FREE ? size : 0;
+}
+
+/* Refunds what it does not have any more. */
+static void settle(struct connection *connection)
+{
+    size_t input = chargeable_input(connection->in.size);
+
+    /* An open call is what its frame was, and stays in memory as long. */
+    if (input < connection->bytes_in && !connection->call.root)
+        (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, input, NULL);
+    if (frame_out_pending(&connection->out) == 0 && connection->window > OUT_FREE) {
+        connection->window = OUT_FREE;
+        (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
+    }
+    if (connection->in.fds.n + connection->fds.n < connection->fds_in)
+        (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in,
+            connection->in.fds.n + connection->fds.n, NULL);
+}
+
+static bool is_full(const struct connection *connection)
+{
+    return frame_out_pending(&connection->out) > connection->window;
+}
+
+/* Whether more may wait to be sent. Where its user has too much already, what there is has to be read first.
+ */
+static bool widen(struct connection *connection)
+{
+    size_t window = connection->window;
+
+    while (window < frame_out_pending(&connection->out))
+        window *= 2;
+    if (window > OUT_HIGH || charge(connection, QUOTA_BYTES, &connection->bytes_out, window, NULL))
+        return false;
+    connection->window = window;
+    return true;
 }
 
 static void pause_for(struct connection *connection, int64_t microseconds)
@@ -194,63 +283,131 @@ static void pause_for(struct connection *connection, int64_t microseconds)
  */
 static bool may_serve(struct connection *connection)
 {
+    size_t n = (size_t)connection->n_unread;
     int unread = 0;
 
-    if (connection->n_unread < UNREAD_MAX)
+    if (n == 0 || (n < UNREAD_MAX && n <= connection->fds_out))
+        return true;
+    if (n < UNREAD_MAX && charge(connection, QUOTA_DESCRIPTORS, &connection->fds_out, n, NULL) == 0)
         return true;
     if (frame_out_pending(&connection->out) > 0 ||
         (ioctl(connection->fd, SIOCOUTQ, &unread) == 0 && unread > 0))
         return false;
     connection->n_unread = 0;
     connection->pause = PAUSE_FIRST;
+    (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_out, 0, NULL);
     return true;
 }
 
-static void serve_deferred(struct connection *connection)
+/* Looks again after a moment whether it may go on: nothing tells. */
+static void wait_a_moment(struct connection *connection)
 {
-    connection->deferred = !may_serve(connection);
-    if (!connection->deferred) {
-        method_call(connection);
-        return;
-    }
+    connection->waits = true;
     pause_for(connection, connection->pause);
     connection->pause = 2 * connection->pause < PAUSE_LAST ? 2 * connection->pause : PAUSE_LAST;
 }
 
-static bool is_full(const struct connection *connection)
-{
-    return frame_out_pending(&connection->out) > OUT_HIGH;
-}
-
-/* Serves what has come in, as far as that goes now. */
-static void serve(struct connection *connection)
+/* Serves what has come in, as far as that goes now: false where its turn is over. */
+static bool serve(struct connection *connection, int64_t until)
 {
     struct frame frame;
     bool interrupted;
-    int streamed = 0;
 
-    for (;;) {
-        if (connection->failed || is_full(connection) || connection->server->recovering)
-            return;
+    while (!connection->failed && !connection->server->recovering) {
+        if (is_full(connection) && !widen(connection))
+            return true;
         if (connection->stream) {
-            if (streamed++ == STREAM_MAX) {
-                /* By a timer: what a callback makes active comes before the loop looks at other sockets. */
-                pause_for(connection, 0);
-                return;
-            }
             connection->stream(connection);
-            continue;
+        } else {
+            if (connection->call.root)
+                return true;
+            if ((connection->line || !frame_in_idle(&connection->in)) && !may_serve(connection)) {
+                wait_a_moment(connection);
+                return true;
+            }
+            if (!next_frame(connection, &frame, &interrupted))
+                return true;
+            take_frame(connection, &frame, interrupted);
+            if (!connection->failed && connection->call.root)
+                method_call(connection);
         }
-        if (connection->deferred) {
-            serve_deferred(connection);
-            if (connection->deferred)
-                return;
-            continue;
-        }
-        if (connection->call.root || !next_frame(connection, &frame, &interrupted))
-            return;
-        take_frame(connection, &frame, interrupted);
+        if (clock_read(CLOCK_MONOTONIC) > until)
+            return false;
     }
+    return true;
+}
+
+/* ---- What comes in */
+
+/* What receive() asks for, and is told if it is not had. */
+struct admission {
+    struct connection *connection;
+    struct fault fault;
+};
+
+/* Before descriptors are taken: whether their user may have more, and there is room for them. */
+static int admit(void *userdata)
+{
+    struct admission *admission = userdata;
+    struct connection *connection = admission->connection;
+    uid_t uid = connection->peer.uid;
+    int r;
+
+    if (discard_is_stuck(uid)) {
+        (void)fault_set(&admission->fault, FAULT_QUOTA_EXCEEDED, NULL, NULL,
+            "descriptors of one user that cannot be closed", 0);
+        return -EDQUOT;
+    }
+    if (discard_is_behind(uid) || !table_has_room())
+        return -EBUSY;
+    r = charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, connection->fds.n + FRAME_MAX_FDS,
+        &admission->fault);
+    if (r)
+        return r < 0 ? r : -EDQUOT;
+    table_open();
+    return 0;
+}
+
+/* Of a line, which has its memory from the beginning: what is too much stays, and nobody is sent away. */
+static int receive_call(struct connection *connection, struct admission *admission)
+{
+    int r = admit(admission);
+
+    if (r < 0)
+        return r == -EDQUOT ? -EBUSY : r;
+    r = line_receive(connection->line, connection->fd);
+    table_close();
+    /* What a subscriber sends is never taken, and nothing else is looked for behind it. */
+    return r == -EBUSY ? 0 : r;
+}
+
+/* As socket_receive(). What is too much for its user, -EDQUOT with the fault, or comes too fast, -EBUSY,
+ * stays. */
+static int receive(struct connection *connection, struct fault *fault)
+{
+    struct admission admission = { .connection = connection };
+    struct frame_in *in = &connection->in;
+    size_t bytes = chargeable_input(frame_in_needs(in));
+    int r = 0;
+
+    if (connection->line)
+        return receive_call(connection, &admission);
+    if (bytes > connection->bytes_in)
+        r = charge(connection, QUOTA_BYTES, &connection->bytes_in, bytes, &admission.fault);
+    if (r == 0) {
+        r = socket_receive_if(connection->fd, in, admit, &admission);
+        table_close();
+    } else if (r > 0) {
+        r = -EDQUOT;
+    }
+    if (r == -EDQUOT)
+        *fault = admission.fault;
+    /* The last places are only lent. */
+    for (size_t i = 0; r > 0 && i < in->fds.n; i++)
+        in->fds_lost |= table_is_last(in->fds.fds[i]);
+    if (in->fds_lost)
+        fdset_clear(&in->fds);
+    return r;
 }
 
 /* Whether the client has to read first: a line takes one call at a time. */
@@ -266,16 +423,19 @@ static void watch(struct connection *connection)
     /* Of a subscriber we have to know when it hangs up. */
     bool reading = (connection->finished ? connection->monitor != NULL
                                          : !connection->call.root || connection->monitor) &&
-                   !is_full(connection) && !is_answering(connection) && !connection->server->recovering;
+                   !is_full(connection) && !is_answering(connection) && !connection->waits &&
+                   !connection->server->recovering;
     int r = 0;
 
     if (connection->finished && !connection->call.root && !sending) {
         connection->failed = true;
         return;
     }
-    r |= reading ? event_add(connection->readable, NULL) : event_del(connection->readable);
-    r |= sending && !connection->stalled ? event_add(connection->writable, NULL)
-                                         : event_del(connection->writable);
+    /* Who has more to do gets a turn anyway. */
+    r |= reading && !connection->busy ? event_add(connection->readable, NULL)
+                                      : event_del(connection->readable);
+    r |= sending && !connection->stalled && !connection->busy ? event_add(connection->writable, NULL)
+                                                              : event_del(connection->writable);
     if (r < 0)
         fail(connection, "cannot watch its socket", -ENOMEM);
 }
@@ -312,12 +472,6 @@ static void hang_up(struct connection *connection)
     connection->finished = true;
 }
 
-static int receive(struct connection *connection)
-{
-    return connection->line ? line_receive(connection->line, connection->fd)
-                            : socket_receive(connection->fd, &connection->in);
-}
-
 static int send_out(struct connection *connection)
 {
     int r;
@@ -330,28 +484,68 @@ static int send_out(struct connection *connection)
     return r;
 }
 
-/* Serves, receives and sends until there is nothing to do or somebody else's turn. Frees what has failed. */
-static void advance(struct connection *connection)
+/* Has it wait for its next turn. By a timer: what a callback makes active comes before others' sockets. */
+static void queue(struct connection *connection)
+{
+    const struct timeval now = { 0 };
+    struct server *server = connection->server;
+
+    if (!connection->busy)
+        TAILQ_INSERT_TAIL(&server->busy, connection, in_busy);
+    connection->busy = true;
+    if (!event_pending(server->busy_turn, EV_TIMEOUT, NULL) && event_add(server->busy_turn, &now) < 0)
+        fail(connection, "cannot set a timer", -ENOMEM);
+}
+
+static void unqueue(struct connection *connection)
+{
+    if (connection->busy)
+        TAILQ_REMOVE(&connection->server->busy, connection, in_busy);
+    connection->busy = false;
+}
+
+/* Serves and receives until there is nothing to do or somebody else's turn. */
+static void take_turn(struct connection *connection, int64_t until)
 {
     struct server *server = connection->server;
+    struct fault fault;
     int r;
 
-    if (connection->finished && connection->monitor)
-        hang_up(connection);
-    for (int received = 0;; received++) {
-        serve(connection);
-        if (connection->failed || received == RECEIVES_MAX || connection->finished || is_full(connection) ||
+    while (!connection->failed) {
+        if (!serve(connection, until)) {
+            queue(connection);
+            return;
+        }
+        if (connection->failed || connection->finished || connection->waits || is_full(connection) ||
             is_answering(connection) || server->recovering || (connection->call.root && !connection->monitor))
-            break;
-        r = receive(connection);
-        /* What a subscriber of a line's sends is never taken, and nothing else is looked for behind it. */
-        if (r == 0 || r == -EBUSY)
+            return;
+        r = receive(connection, &fault);
+        if (r == -EAGAIN)
+            return;
+        if (r == 0)
             hang_up(connection);
-        else if (r == -EAGAIN)
-            break;
+        else if (r == -EDQUOT)
+            refuse(connection, &fault);
+        else if (r == -EBUSY)
+            wait_a_moment(connection);
         else if (r < 0)
             fail(connection, "cannot receive", r);
     }
+}
+
+/* Serves, receives and sends. Frees what has failed. */
+static void advance(struct connection *connection, int64_t most)
+{
+    struct server *server = connection->server;
+    uid_t uid = discard_for(connection->peer.uid);
+    int64_t begin = clock_read(CLOCK_THREAD_CPUTIME_ID);
+    int r;
+
+    unqueue(connection);
+    connection->waits = false;
+    if (connection->finished && connection->monitor)
+        hang_up(connection);
+    take_turn(connection, clock_read(CLOCK_MONOTONIC) + most);
     row_settle(server->row);
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
         bool was_full = is_full(connection);
@@ -370,18 +564,52 @@ static void advance(struct connection *connection)
         if (r == 0 && connection->monitor)
             monitor_drained(connection->monitor);
     }
+    settle(connection);
+    /* Not what other programs take of the processor meanwhile. */
+    connection->cost += (clock_read(CLOCK_THREAD_CPUTIME_ID) - begin - connection->cost) / 8;
     if (!connection->failed)
         watch(connection);
     if (connection->failed)
         connection_free(connection);
+    (void)discard_for(uid);
     server_arm(server);
 }
 
 static void on_event(evutil_socket_t fd, short what, void *userdata)
 {
+    struct connection *connection = userdata;
+
     (void)fd;
     (void)what;
-    advance(userdata);
+    if (connection->cost > PROMPT && !connection->busy) {
+        (void)event_del(connection->readable);
+        (void)event_del(connection->writable);
+        queue(connection);
+    }
+    if (!connection->busy || connection->failed)
+        advance(connection, PROMPT);
+}
+
+void connection_busy_turn(evutil_socket_t fd, short what, void *userdata)
+{
+    struct server *server = userdata;
+    const struct timeval now = { 0 };
+    int64_t until = clock_read(CLOCK_MONOTONIC) + BUSY_TURNS;
+
+    (void)fd;
+    (void)what;
+    while (!TAILQ_EMPTY(&server->busy)) {
+        if (clock_read(CLOCK_MONOTONIC) > until) {
+            (void)event_add(server->busy_turn, &now);
+            return;
+        }
+        advance(TAILQ_FIRST(&server->busy), TURN);
+    }
+}
+
+bool connection_has_room(struct connection *connection, size_t most)
+{
+    return frame_out_pending(&connection->out) <= most && (!is_full(connection) || widen(connection));
 }
 
 void connection_resume(struct connection *connection)
@@ -415,28 +643,13 @@ static int read_groups(int fd, struct groups **ret_groups)
     return 0;
 }
 
-/* Charges a connection to its user, and to all. Root gets in where it is full. */
-static int charge(struct connection *connection, struct fault *fault)
+/* Charges a connection to its user. */
+static int charge_connection(struct connection *connection, struct fault *fault)
 {
-    struct server *server = connection->server;
-    uid_t uid = connection->peer.uid;
-    int r;
+    int r = model_charge(connection->server->model, &connection->peer, QUOTA_CONNECTIONS, 1, fault);
 
-    if (uid != 0 && server->n_connections > server->config->max_connections)
-        return fault_set(
-            fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "connections", (int64_t)server->config->max_connections);
-    r = model_charge(server->model, &connection->peer, QUOTA_CONNECTIONS, 1, fault);
     connection->charged = r == 0;
     return r;
-}
-
-/* Tells why it is not served, if the client listens, before it is closed. */
-static void turn_away(struct connection *connection, const struct fault *fault)
-{
-    log_debug("turned away pid %d, uid %u: there are %" PRIi64 " %s", (int)connection->peer.pid,
-        (unsigned)connection->peer.uid, fault->number, fault->reason);
-    if (method_fault(connection, fault) == 0)
-        (void)socket_send(connection->fd, &connection->out);
 }
 
 /* fd: consumed, also on failure. NULL: out of memory. */
@@ -451,6 +664,7 @@ static struct connection *make(struct server *server, int fd)
     connection->server = server;
     connection->fd = fd;
     connection->pause = PAUSE_FIRST;
+    connection->window = OUT_FREE;
     LIST_INSERT_HEAD(&server->connections, connection, in_server);
     server->n_connections++;
     return connection;
@@ -503,9 +717,9 @@ int connection_new(struct server *server, int fd)
         return -ENOMEM;
     r = identify(connection);
     if (r == 0)
-        r = charge(connection, &fault);
+        r = charge_connection(connection, &fault);
     if (r > 0) {
-        turn_away(connection, &fault);
+        refuse(connection, &fault);
         r = 0;
     }
     /* A listening socket may have it on: credentials in the control data are not asked for. */
@@ -548,7 +762,7 @@ int connection_delegate(struct server *server, int fd, struct delegation *delega
     }
     connection->delegation = delegation;
     connection->peer = delegation->peer;
-    r = charge(connection, fault);
+    r = charge_connection(connection, fault);
     if (r == 0 && server->vault)
         r = keep(connection);
     if (r == 0)
@@ -622,7 +836,9 @@ static void close_socket(int fd)
 struct connection *connection_free(struct connection *connection)
 {
     struct server *server = connection->server;
+    uid_t uid = discard_for(connection->peer.uid);
 
+    unqueue(connection);
     if (connection->job)
         job_forsake(connection->job);
     if (connection->readable)
@@ -641,10 +857,15 @@ struct connection *connection_free(struct connection *connection)
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);
+    (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, 0, NULL);
+    (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
+    (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, 0, NULL);
+    (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_out, 0, NULL);
     if (connection->charged)
         model_refund(server->model, &connection->peer, QUOTA_CONNECTIONS, 1);
     delegation_free(connection->delegation);
     origin_unref(connection->standing.origin);
+    (void)discard_for(uid);
     free(connection->groups);
     free(connection);
     return NULL;

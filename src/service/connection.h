@@ -27,9 +27,14 @@ struct connection {
     bool finished; /* the client sends no more */
     bool failed;   /* to be closed when the callback unwinds */
     bool stalled;  /* its descriptors cannot be sent now, nor does anything tell when */
-    bool deferred; /* the open call is not served yet: too many descriptors were not read */
+    bool waits;    /* the next call is not taken yet: too many descriptors were not read */
+    int64_t cost;  /* of its turns, in microseconds: their average, roughly */
+    bool busy;     /* in the server's list of those that do */
     int n_unread;  /* answers with a descriptor since all had been read */
     int64_t pause; /* microseconds until it is looked again whether they were read */
+    size_t window; /* bytes that may wait to be sent, before it is to go on */
+    /* What it is charged for, beyond what each connection may have. */
+    size_t bytes_in, bytes_out, fds_in, fds_out;
     /* The open call, if call.root is set. */
     struct varlink_request call;
     struct fdset fds; /* that came with it: a handler steals what it keeps */
@@ -42,6 +47,7 @@ struct connection {
     const char *match, *group;
     struct monitor *monitor; /* the call is a subscription; NULL: it is not */
     LIST_ENTRY(connection) in_server;
+    TAILQ_ENTRY(connection) in_busy;
 };
 
 /* fd: consumed, also on failure. One that is too many is turned away, which is no failure. */
@@ -80,6 +86,13 @@ void connection_done(struct connection *connection);
  */
 struct emit *connection_begin_next(struct connection *connection);
 void connection_end_stream(struct connection *connection);
+
+/* An event's callback, of the server: has those go on for a moment who had more to do than their turn was
+ * for. */
+void connection_busy_turn(evutil_socket_t fd, short what, void *userdata);
+
+/* Whether more may wait to be sent than does, which has to be `most` bytes or less. */
+bool connection_has_room(struct connection *connection, size_t most);
 
 /* After an answer that did not come from the connection's own callback: sends it, and goes on reading. */
 void connection_resume(struct connection *connection);

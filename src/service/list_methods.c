@@ -46,6 +46,8 @@ static int begin(struct connection *connection, const struct list_parameters *p,
 {
     if (!method_match_is_valid(p->match))
         return method_invalid(connection, "match");
+    if (!method_match_is_valid(p->group))
+        return method_invalid(connection, "group");
     connection->stream = stream;
     connection->match = p->match;
     connection->group = p->group;

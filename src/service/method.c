@@ -362,6 +362,7 @@ static int call(struct connection *connection)
     const struct method *method;
     const char *bad;
     char *name;
+    int r;
 
     if (!interface)
         return -ENOMEM;
@@ -383,7 +384,10 @@ static int call(struct connection *connection)
     }
     if (method->handler != method_hold)
         row_settle(connection->server->row);
-    return method->handler(connection, &parameters);
+    r = method->handler(connection, &parameters);
+    /* While the call waits, it takes up no more than it has to. */
+    fdset_clear(&connection->fds);
+    return r;
 }
 
 void method_call(struct connection *connection)

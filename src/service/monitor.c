@@ -12,6 +12,9 @@
 /* What may wait for one subscriber. */
 #define QUEUE_MAX ((size_t)128 * 1024)
 
+/* The most types in one call: newer brokers may have more than we do. */
+#define TYPES_MAX 256
+
 struct monitor {
     struct connection *connection;
     bool all;               /* no types were given */
@@ -65,7 +68,7 @@ void monitor_news(struct server *server, const struct news *news)
 
         if (!is_wanted(monitor, news, link))
             continue;
-        if (monitor->lost > 0 || frame_out_pending(&monitor->connection->out) > QUEUE_MAX) {
+        if (monitor->lost > 0 || !connection_has_room(monitor->connection, QUEUE_MAX)) {
             monitor->lost++;
             continue;
         }
@@ -124,6 +127,8 @@ static int subscribe(struct connection *connection, const void *parameters)
 
     if (!method_match_is_valid(p->match))
         return method_invalid(connection, "match");
+    if (value_size(p->types) > TYPES_MAX)
+        return method_invalid(connection, "types");
     r = model_charge(model, &connection->peer, QUOTA_SUBSCRIBERS, 1, &fault);
     if (r)
         return method_result(connection, r, &fault);

@@ -6,6 +6,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/table.h"
 #include "model/record.h"
 #include "service/config.h"
 #include "service/config_links.h"
@@ -25,15 +26,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-/* How long accepting rests where no descriptor is to be had. */
+/* How long accepting rests where no descriptor is to be had; how many are accepted in a turn. */
 #define ACCEPT_PAUSE 100000
+#define ACCEPT_MAX 16
 
 /* From so many bytes on memory is mapped for itself, and goes back when it is freed. */
 #define MMAP_THRESHOLD (64 * 1024)
@@ -266,21 +267,24 @@ static void on_accept(evutil_socket_t listener, short what, void *userdata)
 {
     const struct timeval pause = { .tv_usec = ACCEPT_PAUSE };
     struct server *server = userdata;
-    int fd, r;
 
     (void)what;
-    fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-    if (fd < 0) {
-        if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
+    /* A few: somebody who does nothing but connect is not to be in front of others who do. */
+    for (int i = 0; i < ACCEPT_MAX; i++) {
+        int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC), r;
+
+        if (fd < 0 && (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR))
             return;
-        log_warning("cannot accept a connection: %s: trying again in 0.1 s", strerror(errno));
-        (void)event_del(server->accept);
-        (void)event_add(server->accept_again, &pause);
-        return;
+        if (fd < 0) {
+            log_warning("cannot accept a connection: %s: trying again in 0.1 s", strerror(errno));
+            (void)event_del(server->accept);
+            (void)event_add(server->accept_again, &pause);
+            return;
+        }
+        r = connection_new(server, fd);
+        if (r < 0)
+            log_warning("cannot serve a connection, closed it: %s", strerror(-r));
     }
-    r = connection_new(server, fd);
-    if (r < 0)
-        log_warning("cannot serve a connection, closed it: %s", strerror(-r));
 }
 
 static int take_lock(struct server *server)
@@ -393,9 +397,10 @@ static int make_events(struct server *server)
 
     server->timer = evtimer_new(server->base, on_timer, server);
     server->accept_again = evtimer_new(server->base, on_accept_again, server);
+    server->busy_turn = evtimer_new(server->base, connection_busy_turn, server);
     server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
     if (config_links_new(server) < 0 || !server->timer || !server->accept_again || !server->accept ||
-        event_add(server->accept, NULL) < 0)
+        !server->busy_turn || event_add(server->accept, NULL) < 0)
         return -ENOMEM;
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         server->signals[i] = evsignal_new(server->base, numbers[i], on_signal, server);
@@ -411,18 +416,6 @@ static int make_events(struct server *server)
     return server->watchdog && event_add(server->watchdog, &interval) == 0 ? 0 : -ENOMEM;
 }
 
-/* Held eventfds take descriptors: as many as we may have. */
-static void raise_limit(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-            log_warning("cannot raise the limit of open files: %s", strerror(errno));
-    }
-}
-
 static int start(struct server *server, struct passed *passed, const struct server_options *options)
 {
     int r;
@@ -436,6 +429,9 @@ static int start(struct server *server, struct passed *passed, const struct serv
     r = evaio_new(&server->aio);
     if (r < 0)
         return r;
+    r = discard_start(server->aio);
+    if (r < 0)
+        return r;
     r = model_new(&hooks, server, server->aio, &server->model);
     if (r < 0)
         return r;
@@ -443,7 +439,10 @@ static int start(struct server *server, struct passed *passed, const struct serv
     if (r < 0)
         return r;
     apply_config(server);
+    /* What was held before fits in again, message by message. */
+    table_open();
     r = options->vault ? vault_open(server, passed) : 0;
+    table_close();
     if (r >= 0)
         apply_config(server); /* to what came back as well */
     return r;
@@ -459,9 +458,12 @@ int server_new(const struct server_options *options, struct server **ret_server)
         return -ENOMEM;
     server->listener = server->lock = -1;
     server->armed = -1;
+    TAILQ_INIT(&server->busy);
     server->options = *options;
     server->started_at = clock_epoch();
-    raise_limit();
+    r = table_start();
+    if (r < 0)
+        log_warning("cannot raise the limit of open files: %s", strerror(-r));
     /* What a large call takes is given back when it is done: left to itself the C library learns to keep it.
      */
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
@@ -470,8 +472,6 @@ int server_new(const struct server_options *options, struct server **ret_server)
     r = server->row ? config_load(config_folders, options->config, &server->config) : -ENOMEM;
     if (r >= 0)
         r = passed_new(&passed);
-    if (r >= 0)
-        r = discard_start();
     if (r >= 0)
         r = start(server, passed, options);
     passed_free(passed);
@@ -515,8 +515,8 @@ int server_run(struct server *server)
 
 static void free_events(struct server *server)
 {
-    struct event *events[] = { server->timer, server->accept, server->accept_again, server->watchdog,
-        server->relink, server->signals[0], server->signals[1], server->signals[2] };
+    struct event *events[] = { server->timer, server->accept, server->accept_again, server->busy_turn,
+        server->watchdog, server->relink, server->signals[0], server->signals[1], server->signals[2] };
 
     for (size_t i = 0; i < ARRAY_SIZE(events); i++)
         if (events[i])
@@ -541,6 +541,7 @@ struct server *server_free(struct server *server)
     free_events(server);
     if (server->base)
         event_base_free(server->base);
+    discard_stop();
     evaio_free(server->aio);
     if (server->listener >= 0 && server->path && !kept)
         (void)unlink(server->path);

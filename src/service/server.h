@@ -29,6 +29,10 @@ struct server {
     bool stopping;       /* what ends from here on ends for this process only */
     bool recovering;     /* calls wait until what was begun before the start is finished or undone */
     LIST_HEAD(, connection) connections;
+    TAILQ_HEAD(busy_connections, connection) busy; /* have more to do than their turn was for */
+    struct event *busy_turn;
+    int64_t complained_at; /* about clients, in seconds */
+    unsigned complaints;   /* in that one */
     LIST_HEAD(, session) sessions;
     LIST_HEAD(, monitor) monitors;
     size_t n_connections;

@@ -6,6 +6,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/table.h"
 #include "service/vault.h"
 #include "wire/fields.h"
 #include "wire/socket.h"
@@ -19,6 +20,9 @@
 /* What a call to an agent takes at the most: it goes out whole, in one sendmsg(). */
 #define CALL_BYTES ((size_t)32 * 1024)
 
+/* What each may have without its user's being charged for it. */
+#define IN_FREE ((size_t)4096)
+
 /* What may wait for one that does not read, before its news is dropped: it goes out whole as well. */
 #define TELL_BYTES ((size_t)24 * 1024)
 
@@ -26,7 +30,9 @@ struct session {
     struct server *server;
     struct agent *agent; /* NULL: not bound yet */
     int fd, pidfd;
-    bool dry; /* readable, yet nothing came */
+    uid_t uid;    /* whose it is */
+    size_t bytes; /* that it is charged for */
+    bool dry;     /* readable, yet nothing came */
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *death, *timeout, *kick;
@@ -51,8 +57,22 @@ static void close_kept(struct session *session, int *fd, struct item **item)
     fd_discardp(fd);
 }
 
+/* Charges its user for what the agent's messages take. -EDQUOT, -ENOMEM. */
+static int charge(struct session *session, size_t bytes)
+{
+    int r;
+
+    if (bytes <= IN_FREE)
+        bytes = 0;
+    if (bytes == session->bytes)
+        return 0;
+    r = model_recharge(session->server->model, session->uid, QUOTA_BYTES, &session->bytes, bytes, NULL);
+    return r > 0 ? -EDQUOT : r;
+}
+
 void session_close(struct session *session)
 {
+    uid_t uid = discard_for(session->uid);
     struct event **events[] = { &session->readable, &session->writable, &session->timeout, &session->kick };
 
     for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
@@ -63,6 +83,8 @@ void session_close(struct session *session)
     frame_in_clear(&session->in);
     frame_out_clear(&session->out);
     close_kept(session, &session->fd, &session->socket_item);
+    (void)charge(session, 0);
+    (void)discard_for(uid);
 }
 
 /* The session may be freed when this returns. */
@@ -374,6 +396,34 @@ static bool take_frame(struct session *session, struct frame *frame)
     return false;
 }
 
+/* Descriptors come from nobody who is honest; they are closed, while they can be. */
+static int admit(void *userdata)
+{
+    struct session *session = userdata;
+
+    if (discard_is_stuck(session->uid) || discard_is_behind(session->uid) || !table_has_room())
+        return -EDQUOT;
+    table_open();
+    return 0;
+}
+
+static int receive(struct session *session)
+{
+    int r = charge(session, frame_in_needs(&session->in));
+    uid_t uid;
+
+    if (r < 0)
+        return r;
+    r = socket_receive_if(session->fd, &session->in, admit, session);
+    table_close();
+    for (size_t i = 0; i < session->in.fds.n; i++)
+        (void)table_is_last(session->in.fds.fds[i]);
+    uid = discard_for(session->uid);
+    fdset_clear(&session->in.fds);
+    (void)discard_for(uid);
+    return r;
+}
+
 static void on_readable(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
@@ -383,7 +433,7 @@ static void on_readable(evutil_socket_t fd, short what, void *userdata)
 
     (void)fd;
     (void)what;
-    r = socket_receive(session->fd, &session->in);
+    r = receive(session);
     if (r == -EAGAIN && !session->dry) {
         session->dry = true;
         return;
@@ -451,7 +501,7 @@ static void on_death(evutil_socket_t fd, short what, void *userdata)
 }
 
 /* fd, pidfd: consumed, -1 for none. */
-static int make(struct server *server, int fd, int pidfd, struct session **ret_session)
+static int make(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session)
 {
     struct session *session = calloc(1, sizeof(*session));
 
@@ -461,6 +511,7 @@ static int make(struct server *server, int fd, int pidfd, struct session **ret_s
         return -ENOMEM;
     }
     session->server = server;
+    session->uid = uid;
     session->fd = fd;
     session->pidfd = pidfd;
     session->in.limit = FRAME_REPLY_MAX; /* an agent's inventory may be long */
@@ -483,12 +534,12 @@ static int make(struct server *server, int fd, int pidfd, struct session **ret_s
     return 0;
 }
 
-int session_new(struct server *server, int fd, int pidfd, struct session **ret_session)
+int session_new(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session)
 {
     struct session *session;
     int r;
 
-    r = make(server, fd, pidfd, &session);
+    r = make(server, uid, fd, pidfd, &session);
     if (r < 0)
         return r;
     if (server->vault)
@@ -509,7 +560,7 @@ int session_restore(
     struct session *session;
     int r;
 
-    r = make(server, fd, pidfd, &session);
+    r = make(server, agent->owner.uid, fd, pidfd, &session);
     if (r < 0)
         return r;
     session->socket_item = socket;

@@ -12,8 +12,9 @@
 struct session;
 struct item;
 
-/* fd, pidfd (-1: none): consumed, also on failure. The caller attaches an agent to it, or frees it. */
-int session_new(struct server *server, int fd, int pidfd, struct session **ret_session);
+/* fd, pidfd (-1: none): consumed, also on failure. uid: whose it is. The caller attaches an agent to it, or
+ * frees it. */
+int session_new(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session);
 
 /*
  * The session of an agent that is back after a restart. fd, pidfd (-1: none; consumed) and what they are kept

@@ -16,21 +16,36 @@ struct frame_mark {
     struct fdset fds;
 };
 
-static int grow(char **buffer, size_t *size, size_t needed)
+/* What a buffer of that size becomes, for so much to fit in. */
+static size_t grown(size_t size, size_t needed)
 {
-    size_t larger = *size > SPACE_MIN ? *size : SPACE_MIN;
-    char *moved;
+    size_t larger = size > SPACE_MIN ? size : SPACE_MIN;
 
-    if (needed <= *size)
-        return 0;
+    if (needed <= size)
+        return size;
     while (larger < needed)
         larger *= 2;
+    return larger;
+}
+
+static int grow(char **buffer, size_t *size, size_t needed)
+{
+    size_t larger = grown(*size, needed);
+    char *moved;
+
+    if (larger == *size)
+        return 0;
     moved = realloc(*buffer, larger);
     if (!moved)
         return -ENOMEM;
     *buffer = moved;
     *size = larger;
     return 0;
+}
+
+size_t frame_in_needs(const struct frame_in *in)
+{
+    return grown(in->size, in->end - in->start + 1);
 }
 
 int frame_in_space(struct frame_in *in, char **ret_space, size_t *ret_length)

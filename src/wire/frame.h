@@ -46,6 +46,9 @@ struct frame {
  */
 int frame_in_space(struct frame_in *in, char **ret_space, size_t *ret_length);
 
+/* The size that the buffer has after that. */
+size_t frame_in_needs(const struct frame_in *in);
+
 /*
  * n bytes were put there, and these descriptors came with the first of them: the set is consumed. -EPROTO,
  * with the set closed, where the bytes do not begin a frame or hold more than one: descriptors would be

@@ -56,6 +56,11 @@ int socket_adopt(struct msghdr *message, struct fdset *set)
 
 int socket_receive(int fd, struct frame_in *in)
 {
+    return socket_receive_if(fd, in, NULL, NULL);
+}
+
+int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata), void *userdata)
+{
     union socket_control control;
     struct fdset fds = FDSET_EMPTY;
     struct iovec vector;
@@ -78,6 +83,9 @@ int socket_receive(int fd, struct frame_in *in)
 
         if (nul)
             vector.iov_len = (size_t)(nul + 1 - space);
+        r = admit ? admit(userdata) : 0;
+        if (r < 0)
+            return r;
     }
     message = (struct msghdr){
         .msg_iov = &vector,

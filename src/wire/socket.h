@@ -33,6 +33,12 @@ void socket_attach(struct msghdr *message, const struct fdset *fds, union socket
  */
 int socket_receive(int fd, struct frame_in *in);
 
+/*
+ * The same; where descriptors may be in what comes next, admit is asked first: what it says below 0 is
+ * returned, and everything stays where it is.
+ */
+int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata), void *userdata);
+
 /* Sends until all is out (0) or the socket is full (-EAGAIN). -EPIPE, -ECONNRESET, ... */
 int socket_send(int fd, struct frame_out *out);
 
