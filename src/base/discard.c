@@ -142,10 +142,14 @@ static unsigned pending(const struct lane *lane)
 }
 
 /* Whether the lane's child has had the same thing in its hands for so long. */
-static bool is_held_up(const struct lane *lane, int64_t microseconds)
+static bool is_held_up(struct lane *lane, int64_t microseconds)
 {
-    return atomic_load(&lane->taken) != atomic_load(&lane->done) &&
-           clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) > microseconds;
+    if (atomic_load(&lane->taken) == atomic_load(&lane->done) ||
+        clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) <= microseconds)
+        return false;
+    /* If it still lives. */
+    (void)ensure_child(lane);
+    return atomic_load(&lane->taken) != atomic_load(&lane->done);
 }
 
 /*

@@ -91,6 +91,12 @@ static const char *complain(const struct connection *connection, int fd)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) < 0 ||
         credentials.uid != connection->peer.uid)
         return "it was made by another user";
+    /*
+     * Whoever has it too can have a page fault in a recvmsg() of its own, on memory that a FUSE server or
+     * userfaultfd(2) is to bring, and with it the lock that every recvmsg() waits for, MSG_DONTWAIT or not.
+     */
+    if (connection->peer.uid != 0)
+        return "only root may hand one in: leave it out, and one is made";
     return NULL;
 }
 

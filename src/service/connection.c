@@ -331,7 +331,8 @@ static bool serve(struct connection *connection, int64_t until)
             if (!connection->failed && connection->call.root)
                 method_call(connection);
         }
-        if (clock_read(CLOCK_MONOTONIC) > until)
+        /* Time is no matter to one that has nothing more to do. */
+        if ((connection->stream || !frame_in_idle(&connection->in)) && clock_read(CLOCK_MONOTONIC) > until)
             return false;
     }
     return true;
@@ -504,6 +505,13 @@ static void unqueue(struct connection *connection)
     connection->busy = false;
 }
 
+static bool has_input(const struct connection *connection)
+{
+    int unread = 0;
+
+    return ioctl(connection->fd, SIOCINQ, &unread) < 0 || unread > 0;
+}
+
 /* Serves and receives until there is nothing to do or somebody else's turn. */
 static void take_turn(struct connection *connection, int64_t until)
 {
@@ -511,7 +519,7 @@ static void take_turn(struct connection *connection, int64_t until)
     struct fault fault;
     int r;
 
-    while (!connection->failed) {
+    for (bool first = true; !connection->failed; first = false) {
         if (!serve(connection, until)) {
             queue(connection);
             return;
@@ -519,6 +527,12 @@ static void take_turn(struct connection *connection, int64_t until)
         if (connection->failed || connection->finished || connection->waits || is_full(connection) ||
             is_answering(connection) || server->recovering || (connection->call.root && !connection->monitor))
             return;
+        /* What is received has to wait for nobody: it would take up room meanwhile. */
+        if (!first && clock_read(CLOCK_MONOTONIC) > until) {
+            if (has_input(connection))
+                queue(connection);
+            return;
+        }
         r = receive(connection, &fault);
         if (r == -EAGAIN)
             return;
@@ -538,7 +552,7 @@ static void advance(struct connection *connection, int64_t most)
 {
     struct server *server = connection->server;
     uid_t uid = discard_for(connection->peer.uid);
-    int64_t begin = clock_read(CLOCK_THREAD_CPUTIME_ID);
+    int64_t begin = clock_read(CLOCK_THREAD_CPUTIME_ID), cost;
     int r;
 
     unqueue(connection);
@@ -565,8 +579,9 @@ static void advance(struct connection *connection, int64_t most)
             monitor_drained(connection->monitor);
     }
     settle(connection);
-    /* Not what other programs take of the processor meanwhile. */
-    connection->cost += (clock_read(CLOCK_THREAD_CPUTIME_ID) - begin - connection->cost) / 8;
+    /* Not what other programs take of the processor meanwhile; and one long turn is not a rule. */
+    cost = clock_read(CLOCK_THREAD_CPUTIME_ID) - begin;
+    connection->cost += ((cost < TURN ? cost : TURN) - connection->cost) / 8;
     if (!connection->failed)
         watch(connection);
     if (connection->failed)
