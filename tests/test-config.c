@@ -258,6 +258,14 @@ static void test_links(void **state)
     config_free(config);
 }
 
+/* What others wrote does not drive a terminal, nor does it make lines: C0, DEL and, in UTF-8, C1. */
+static void test_plain_lines(void **state)
+{
+    (void)state;
+    log_error("a\x1b[m\nb\x7f\xc2\x9b\x31\xc2\x80\xc2\x9f\xc2\xa0\xc3\xa9");
+    assert_non_null(strstr(said, "a?[m?b???1????\xc2\xa0\xc3\xa9"));
+}
+
 #define CASE(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
@@ -269,6 +277,7 @@ int main(void)
         CASE(test_one_file),
         CASE(test_rules),
         CASE(test_links),
+        CASE(test_plain_lines),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
