@@ -330,6 +330,9 @@ class Bad(blackbox.Case):
                 self.invalid("match", method, {"match": long}, more=True)
         for what in ("Eventfds", "Links", "Agents"):
             self.assertEqual(self.client.list(what, match="?" * 256), {})
+        for method in ("ListLinks", "Export"):
+            self.invalid("group", method, {"group": "x" * 257}, more=True)
+        self.invalid("types", "Monitor", {"types": ["x"] * 257}, more=True)
 
     def test_lifetimes(self):
         ends = {"producers": ["eventfd/taken"], "consumers": ["kvm/v/gsi/1"]}
