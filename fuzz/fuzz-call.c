@@ -85,7 +85,7 @@ static struct {
 
 int __real_getsockopt(int fd, int level, int option, void *value, socklen_t *length);
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length);
-int __wrap_discard_start(void);
+int __wrap_discard_start(struct evaio *aio);
 
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 {
@@ -104,8 +104,9 @@ int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *len
 }
 
 /* What is closed is closed here and now: a child would do it some time. */
-int __wrap_discard_start(void)
+int __wrap_discard_start(struct evaio *aio)
 {
+    (void)aio;
     return 0;
 }
 
@@ -493,7 +494,7 @@ static void settle(void)
     for (int quiet = 0; quiet < 3; quiet++) {
         /* Their pause is over. */
         LIST_FOREACH (connection, &world.server->connections, in_server)
-            if (connection->deferred)
+            if (connection->waits)
                 connection_resume(connection);
         MUST(event_base_loop(base, EVLOOP_NONBLOCK) >= 0);
         for (size_t i = 0; i < N_AGENTS; i++)
@@ -623,7 +624,7 @@ static void step(char *text, size_t length)
 /* Whether a call of the connection's has to wait for something. */
 static bool is_open_ended(const struct connection *connection)
 {
-    return connection->monitor || connection->deferred;
+    return connection->monitor || connection->waits;
 }
 
 /* When every agent has answered, so has the server. */

@@ -117,7 +117,7 @@ static void check(const struct config *config)
 
     MUST(config->socket_mode <= 0777);
     MUST(config->agent_timeout >= 1000 && config->agent_timeout <= INT64_C(3600000000));
-    MUST(config->max_connections <= INT32_MAX);
+    MUST(config->limits.in_all[QUOTA_CONNECTIONS] <= INT32_MAX);
     for (size_t i = 0; i < N_QUOTAS; i++)
         MUST(config->limits.of_user[i] <= INT32_MAX);
     for (size_t i = 0; i < config->n_links; i++) {

@@ -439,10 +439,7 @@ static int start(struct server *server, struct passed *passed, const struct serv
     if (r < 0)
         return r;
     apply_config(server);
-    /* What was held before fits in again, message by message. */
-    table_open();
     r = options->vault ? vault_open(server, passed) : 0;
-    table_close();
     if (r >= 0)
         apply_config(server); /* to what came back as well */
     return r;
