@@ -60,13 +60,14 @@ static void close_kept(struct session *session, int *fd, struct item **item)
 /* Charges its user for what the agent's messages take. -EDQUOT, -ENOMEM. */
 static int charge(struct session *session, size_t bytes)
 {
+    const struct peer peer = { .uid = session->uid };
     int r;
 
     if (bytes <= IN_FREE)
         bytes = 0;
     if (bytes == session->bytes)
         return 0;
-    r = model_recharge(session->server->model, session->uid, QUOTA_BYTES, &session->bytes, bytes, NULL);
+    r = model_recharge(session->server->model, &peer, QUOTA_BYTES, &session->bytes, bytes, NULL);
     return r > 0 ? -EDQUOT : r;
 }
 
