@@ -27,7 +27,7 @@
 /* A child that takes so long for one descriptor is stuck with it; after the first, others take the user's
  * next. */
 #define STUCK (100 * 1000)
-#define SLOW (10 * 1000)
+#define SLOW 200
 
 #define CHILD_NICE 10
 
