@@ -505,11 +505,12 @@ static void unqueue(struct connection *connection)
     connection->busy = false;
 }
 
+/* Whether there is something that no event will tell of again, or that one would at once. */
 static bool has_input(const struct connection *connection)
 {
     int unread = 0;
 
-    return ioctl(connection->fd, SIOCINQ, &unread) < 0 || unread > 0;
+    return frame_in_is_too_long(&connection->in) || ioctl(connection->fd, SIOCINQ, &unread) < 0 || unread > 0;
 }
 
 /* Serves and receives until there is nothing to do or somebody else's turn. */

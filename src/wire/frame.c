@@ -48,9 +48,19 @@ size_t frame_in_needs(const struct frame_in *in)
     return grown(in->size, in->end - in->start + 1);
 }
 
+static size_t limit_of(const struct frame_in *in)
+{
+    return in->limit ? in->limit : FRAME_MAX;
+}
+
+bool frame_in_is_too_long(const struct frame_in *in)
+{
+    return in->end - in->start > limit_of(in);
+}
+
 int frame_in_space(struct frame_in *in, char **ret_space, size_t *ret_length)
 {
-    size_t limit = in->limit ? in->limit : FRAME_MAX;
+    size_t limit = limit_of(in);
     int r;
 
     if (in->start > 0 && in->start < in->end) {

@@ -56,6 +56,9 @@ size_t frame_in_needs(const struct frame_in *in);
  */
 int frame_in_fill(struct frame_in *in, size_t n, struct fdset *fds, bool fds_lost);
 
+/* Whether more is there of a frame than it may have: frame_in_space() says so. */
+bool frame_in_is_too_long(const struct frame_in *in);
+
 /* Whether no frame is half there. */
 bool frame_in_idle(const struct frame_in *in);
 
