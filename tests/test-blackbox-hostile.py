@@ -423,7 +423,7 @@ class Agents(Case):
         self.assert_idle()
 
     def test_of_others(self):
-        """A reader that has a page fault while it reads has the socket's lock: so only root may hand one in."""
+        """A reader that has a page fault while it reads has the socket's lock: so only root, and who evlinkd is, may hand one in."""
         hostile = self.hostile
         child = os.fork()
         if child == 0:
