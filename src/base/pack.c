@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Records of tagged fields: see pack.h. */
 #include "base/pack.h"
+#include "base/reserve.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ void *pack_bytes(struct packer *packer, const void *bytes, size_t n)
 
     if (packer->length + n > packer->size && !packer->failed) {
         size_t size = 2 * (packer->length + n) + 256;
-        unsigned char *larger = realloc(packer->bytes, size);
+        unsigned char *larger = reserve_realloc(packer->bytes, size);
 
         if (larger) {
             packer->bytes = larger;

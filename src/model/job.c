@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Calls that wait for agents: see struct job. A set of links takes effect, or fails, as one. */
+#include "base/reserve.h"
 #include "model/private.h"
 
 struct job *job_new(enum job_kind kind, job_done done, void *userdata)
@@ -77,7 +78,8 @@ void job_finish(struct model *model, struct job *job)
 {
     bool tells_links = !job->fault.code && (job->kind == JOB_CONNECT || job->kind == JOB_PARK ||
                                                job->kind == JOB_RESUME || job->kind == JOB_MOVE);
-    struct link *link, **links = tells_links ? calloc(job->n_links + 1, sizeof(struct link *)) : NULL;
+    struct link *link,
+        **links = tells_links ? reserve_malloc((job->n_links + 1) * sizeof(struct link *)) : NULL;
     size_t n = 0;
 
     while ((link = TAILQ_FIRST(&job->links))) {

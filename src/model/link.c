@@ -2,6 +2,7 @@
 /* Links: made, found, taken down and freed. How they get there is step.c's. See model.h. */
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/reserve.h"
 #include "model/private.h"
 
 #include <errno.h>
@@ -145,7 +146,7 @@ void end_set_stuck(struct model *model, struct end *end, bool contends, bool ret
 void end_set_reason(struct end *end, const char *reason)
 {
     free(end->reason);
-    end->reason = reason ? strdup(reason) : NULL;
+    end->reason = reason ? reserve_strdup(reason) : NULL;
 }
 
 /* A new end, the last of a link's. In no site yet. NULL: out of memory. */

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/reserve.h"
 #include "service/row.h"
 #include "wire/interface.h"
 
@@ -392,8 +393,11 @@ static int call(struct connection *connection)
 
 void method_call(struct connection *connection)
 {
-    int r = call(connection);
+    /* What it changes is going to be told. */
+    int r = reserve_fill();
 
+    if (r >= 0)
+        r = call(connection);
     if (r >= 0)
         return;
     log_error("cannot serve %s: %s", connection->call.method, strerror(-r));

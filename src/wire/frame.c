@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* NUL-terminated frames and the descriptors that ride with them: see frame.h. */
 #include "wire/frame.h"
+#include "base/reserve.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static int grow(char **buffer, size_t *size, size_t needed)
 
     if (larger == *size)
         return 0;
-    moved = realloc(*buffer, larger);
+    moved = reserve_realloc(*buffer, larger);
     if (!moved)
         return -ENOMEM;
     *buffer = moved;
@@ -186,7 +187,7 @@ int frame_out_finish(struct frame_out *out, size_t begin, struct fdset *fds)
             compact(out);
         if (out->n_marks == out->marks_size) {
             size_t larger = out->marks_size ? out->marks_size * 2 : 4;
-            struct frame_mark *moved = reallocarray(out->marks, larger, sizeof(*moved));
+            struct frame_mark *moved = reserve_realloc(out->marks, larger * sizeof(*moved));
 
             if (moved) {
                 out->marks = moved;
