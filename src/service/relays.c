@@ -8,8 +8,14 @@
 #include "relay/relay.h"
 #include "service/vault.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* How soon a link that could not be relayed in full is tried again, in microseconds. */
+#define AGAIN 100000
+
+static const char short_of[] = "the relay is out of memory or descriptors";
 
 struct source {
     int fd;          /* a duplicate, that nobody else closes while it is watched */
@@ -133,6 +139,35 @@ static bool build(struct relay *relay)
     return true;
 }
 
+/* Says that not all of a link is relayed, and has it tried again. */
+static void complain(struct server *server, struct link *link)
+{
+    const struct timeval interval = { .tv_usec = AGAIN };
+
+    if (link->reason != short_of)
+        log_error("link %s cannot be relayed in full: out of memory or descriptors", link->name);
+    link->reason = short_of;
+    (void)event_add(server->relay_again, &interval);
+}
+
+static void on_again(evutil_socket_t fd, short what, void *userdata)
+{
+    struct server *server = userdata;
+    struct link *link = NULL;
+
+    (void)fd;
+    (void)what;
+    while ((link = model_next_link(server->model, link ? link->name : "")))
+        if (link->reason == short_of)
+            relays_update(server, link, false);
+}
+
+int relays_new(struct server *server)
+{
+    server->relay_again = evtimer_new(server->base, on_again, server);
+    return server->relay_again ? 0 : -ENOMEM;
+}
+
 void relays_update(struct server *server, struct link *link, bool last)
 {
     struct relay *relay = link->relay;
@@ -151,15 +186,15 @@ void relays_update(struct server *server, struct link *link, bool last)
     if (!relay) {
         relay = link->relay = calloc(1, sizeof(*relay));
         if (!relay) {
-            log_error("link %s cannot be relayed: out of memory", link->name);
+            complain(server, link);
             return;
         }
         relay->server = server;
         relay->link = link;
     }
     clear(relay);
-    if (!build(relay)) {
-        log_error("link %s cannot be relayed in full: out of memory or descriptors", link->name);
-        link->reason = "the relay is out of memory or descriptors";
-    }
+    if (!build(relay))
+        complain(server, link);
+    else if (link->reason == short_of)
+        link->reason = NULL;
 }

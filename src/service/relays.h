@@ -5,6 +5,9 @@
 
 #include "service/server.h"
 
+/* Makes the timer by which what could not be relayed is tried again. -ENOMEM */
+int relays_new(struct server *server);
+
 /*
  * The eventfds of a relayed link have changed: its sources are watched anew. last: the link is gone; what its
  * sources still have is passed on, and they are watched no more.

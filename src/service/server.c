@@ -401,8 +401,8 @@ static int make_events(struct server *server)
     server->accept_again = evtimer_new(server->base, on_accept_again, server);
     server->busy_turn = evtimer_new(server->base, connection_busy_turn, server);
     server->accept = event_new(server->base, server->listener, EV_READ | EV_PERSIST, on_accept, server);
-    if (config_links_new(server) < 0 || !server->timer || !server->accept_again || !server->accept ||
-        !server->busy_turn || event_add(server->accept, NULL) < 0)
+    if (config_links_new(server) < 0 || relays_new(server) < 0 || !server->timer || !server->accept_again ||
+        !server->accept || !server->busy_turn || event_add(server->accept, NULL) < 0)
         return -ENOMEM;
     for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
         server->signals[i] = evsignal_new(server->base, numbers[i], on_signal, server);
@@ -516,7 +516,8 @@ int server_run(struct server *server)
 static void free_events(struct server *server)
 {
     struct event *events[] = { server->timer, server->accept, server->accept_again, server->busy_turn,
-        server->watchdog, server->relink, server->signals[0], server->signals[1], server->signals[2] };
+        server->watchdog, server->relink, server->relay_again, server->signals[0], server->signals[1],
+        server->signals[2] };
 
     for (size_t i = 0; i < ARRAY_SIZE(events); i++)
         if (events[i])

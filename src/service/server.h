@@ -43,7 +43,8 @@ struct server {
     bool links_missing;    /* of the configuration's */
     int relink_after;      /* seconds, until they are tried again */
     struct event *relink;
-    int64_t armed; /* the deadline that the timer stands at; -1: none */
+    struct event *relay_again; /* for links that could not be relayed */
+    int64_t armed;             /* the deadline that the timer stands at; -1: none */
     struct event *timer;
     struct event *accept;
     struct event *accept_again; /* where the descriptor table was full */
