@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/pack.h"
+#include "base/reserve.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -176,7 +177,7 @@ static int reserve(struct ledger *ledger, size_t n)
     if (size <= ledger->entries_size)
         return 0;
     size += size / 2;
-    entries = reallocarray(ledger->entries, size, sizeof(*entries));
+    entries = reserve_realloc(ledger->entries, size * sizeof(*entries));
     if (!entries)
         return -ENOMEM;
     ledger->entries = entries;
@@ -509,7 +510,10 @@ int ledger_commit(struct ledger *ledger)
     if (ledger->staged.size > STAGED_KEEP)
         packer_clear(&ledger->staged);
     free_slots(ledger);
-    return staged > 0 ? move_on(ledger, staged) : 0;
+    /* What is committed stands: a move that gets no memory begins anew another time. */
+    if (staged > 0 && move_on(ledger, staged) < 0)
+        ledger->moving = false;
+    return 0;
 }
 
 void ledger_forget_slots(struct ledger *ledger)
