@@ -108,6 +108,17 @@ void end_set_agent(struct end *end, struct agent *agent)
 /* What an item takes in a message, at most, beside the names in its endpoint. */
 #define ITEM_BYTES 224
 
+/* What an item says of an end. */
+static struct batch_item item_of(const struct end *end)
+{
+    return (struct batch_item){
+        .endpoint = &end->endpoint,
+        .fd = end->eventfd->fd,
+        .resample = endpoint_is_level(&end->endpoint) ? end->link->resample->fd : -1,
+        .eventfd_id = eventfd_id(end->eventfd),
+    };
+}
+
 size_t model_agent_next(
     struct agent *agent, struct batch_item *items, size_t most, size_t most_bytes, enum op *ret_op)
 {
@@ -145,15 +156,20 @@ size_t model_agent_next(
             end->debt = EVENTFD_MAX;
         if (op == OP_PLUG)
             end->dirty = true;
-        items[n++] = (struct batch_item){
-            .endpoint = &end->endpoint,
-            .fd = eventfd->fd,
-            .resample = level ? end->link->resample->fd : -1,
-            .eventfd_id = eventfd_id(eventfd),
-        };
+        items[n++] = item_of(end);
     }
     if (n > 0)
         agent->flying = *ret_op = op;
+    return n;
+}
+
+size_t model_agent_again(const struct agent *agent, struct batch_item *items)
+{
+    const struct end *end;
+    size_t n = 0;
+
+    TAILQ_FOREACH (end, &agent->flight, in_agent)
+        items[n++] = item_of(end);
     return n;
 }
 
@@ -224,7 +240,7 @@ static void plug_result(struct model *model, struct end *end, int error, bool la
     end->refused = true;
     end->error = error;
     end->why = NULL;
-    if (error == EBUSY && link->acknowledged)
+    if (end_may_recover(error) && link->acknowledged)
         retry_later(model, end);
 }
 

@@ -100,6 +100,11 @@ static void let_go(struct model *model, struct life *life, enum notice why)
 #define RETRY_FIRST (20 * USEC_PER_MSEC)
 #define RETRY_LAST (5 * USEC_PER_SEC)
 
+bool end_may_recover(int error)
+{
+    return error == EBUSY || error == EMFILE || error == ENFILE || error == ENOMEM;
+}
+
 void retry_later(struct model *model, struct end *end)
 {
     if (model->n_retried == 0) {
@@ -116,7 +121,7 @@ static void retry(struct model *model, int64_t now)
     LIST_FOREACH_SAFE (end, &model->stuck, in_stuck, next) {
         if (!end->retried)
             continue;
-        if (end->refused && end->error == EBUSY && !end->why) {
+        if (end->refused && end_may_recover(end->error) && !end->why) {
             end->refused = false;
             link_touch(model, end->link);
         } else if (!end->flying && !end->queued) {

@@ -573,6 +573,9 @@ struct batch_item {
 size_t model_agent_next(
     struct agent *agent, struct batch_item *items, size_t most, size_t most_bytes, enum op *ret_op);
 
+/* The batch in flight once more, for a call that could not be made of it yet. Returns how many. */
+size_t model_agent_again(const struct agent *agent, struct batch_item *items);
+
 /* Whether the i-th item of the batch in flight is this endpoint, in canonical form. */
 bool model_agent_asked(const struct agent *agent, size_t i, const char *endpoint);
 

@@ -77,6 +77,9 @@ int life_init(struct life *life, enum lifetime lifetime, bool is_link);
 void life_begin(struct model *model, struct life *life, const struct life_request *request);
 void life_restore(struct model *model, struct life *life, const struct term *term, struct lifeline *lifeline);
 void life_renew(struct model *model, struct life *life, int64_t lease);
+/* Whether what a plug failed with may pass by itself: a VM that dies, descriptors or memory that come back.
+ */
+bool end_may_recover(int error);
 void retry_later(struct model *model, struct end *end);
 void life_end(struct model *model, struct life *life);
 void life_drop(struct life *life);

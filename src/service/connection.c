@@ -567,8 +567,7 @@ static void advance(struct connection *connection, int64_t most)
 
         server_sync(server);
         r = send_out(connection);
-        /* Others' descriptors fill what this user may have under way: nothing of that frame went out. */
-        connection->stalled = r == -ETOOMANYREFS;
+        connection->stalled = socket_is_short(r);
         if (connection->stalled && !connection->failed)
             pause_for(connection, PAUSE_LAST);
         else if (r < 0 && r != -EAGAIN && !connection->failed)

@@ -38,6 +38,7 @@ struct session {
     struct event *readable, *writable, *death, *timeout, *kick;
     enum op op;
     size_t n_items;      /* of the batch in flight; 0: none */
+    bool unsent;         /* it is yet to be sent */
     bool asks_inventory; /* the call in flight is Inventory */
     int64_t token;       /* the last one's */
     bool strange;        /* what it sends may be the rest of an answer to an earlier evlinkd */
@@ -134,32 +135,39 @@ static int put_items(struct session *session, const struct batch_item *items, si
     return varlink_call_end(&emit, 0, &fds);
 }
 
-static int send_out(struct session *session)
+/* Has another look taken at it a little later. */
+static int retry_later(struct session *session)
 {
     const struct timeval retry = { .tv_usec = 50000 };
+
+    return event_add(session->kick, &retry) < 0 ? -ENOMEM : 0;
+}
+
+static int send_out(struct session *session)
+{
     int r;
 
     server_sync(session->server);
     r = socket_send(session->fd, &session->out);
 
-    if (r == -ETOOMANYREFS) {
-        /* Others' descriptors fill what this user may have under way: nothing of the frame went out. */
-        r = event_add(session->kick, &retry) < 0 ? -ENOMEM : 0;
-    } else if (r == -EAGAIN)
+    if (socket_is_short(r))
+        r = retry_later(session);
+    else if (r == -EAGAIN)
         r = event_add(session->writable, NULL) < 0 ? -ENOMEM : 0;
     else if (r == 0)
         (void)event_del(session->writable);
     return r;
 }
 
-/* Nothing of the call went out, for want of descriptors on this side: that is what its items failed with. */
+/* Nothing of a Plug went out, for want of descriptors or memory on this side: that is what its items failed
+ * with. */
 static void refuse_items(struct session *session, int error)
 {
     int errors[FRAME_MAX_FDS];
 
     for (size_t i = 0; i < session->n_items; i++)
         errors[i] = error;
-    log_warning("cannot send agent %s its descriptors: %s", session->agent->name, strerror(error));
+    log_warning("cannot ask agent %s: %s", session->agent->name, strerror(error));
     (void)event_del(session->timeout);
     session->n_items = 0;
     model_agent_results(session->agent, errors);
@@ -168,11 +176,13 @@ static void refuse_items(struct session *session, int error)
 static int put_inventory(struct session *session)
 {
     struct emit emit;
+    int r;
 
-    session->asks_inventory = true;
     varlink_call_begin(&emit, &session->out, "io.evlink.Agent.Inventory");
     emit_int(&emit, "token", ++session->token);
-    return varlink_call_end(&emit, 0, NULL);
+    r = varlink_call_end(&emit, 0, NULL);
+    session->asks_inventory = r >= 0;
+    return r;
 }
 
 static int start_timeout(struct session *session)
@@ -203,22 +213,29 @@ static void next_call(struct session *session)
     struct batch_item items[FRAME_MAX_FDS];
     int r;
 
-    if (session->n_items > 0 || session->asks_inventory)
+    if ((session->n_items > 0 && !session->unsent) || session->asks_inventory)
         return;
-    session->n_items = model_agent_next(session->agent, items, FRAME_MAX_FDS, CALL_BYTES, &session->op);
+    session->n_items = session->unsent
+                           ? model_agent_again(session->agent, items)
+                           : model_agent_next(session->agent, items, FRAME_MAX_FDS, CALL_BYTES, &session->op);
+    session->unsent = false;
     if (session->n_items > 0)
         r = put_items(session, items, session->n_items);
     else if (model_agent_doubts(session->agent))
         r = put_inventory(session);
     else
         return;
-    if (r == -EMFILE || r == -ENFILE) {
+    session->unsent = r == -EMFILE || r == -ENFILE || r == -ENOMEM;
+    if (session->unsent && session->op == OP_PLUG && session->n_items > 0) {
+        session->unsent = false;
         refuse_items(session, -r);
         return;
     }
-    if (r >= 0)
+    if (session->unsent)
+        r = retry_later(session);
+    else if (r >= 0)
         r = start_timeout(session);
-    if (r >= 0)
+    if (r >= 0 && !session->unsent)
         r = send_out(session);
     if (r < 0)
         lose(session, strerror(-r));
@@ -265,7 +282,7 @@ static int read_results(struct session *session, struct frame *frame, int *error
     size_t i = 0;
     int r;
 
-    if (session->n_items == 0)
+    if (session->n_items == 0 || session->unsent)
         return -EPROTO;
     r = varlink_answer_read(frame->text, frame->length, &answer);
     if (r < 0)
@@ -435,6 +452,13 @@ static void on_readable(evutil_socket_t fd, short what, void *userdata)
     (void)fd;
     (void)what;
     r = receive(session);
+    if (socket_is_short(r)) {
+        (void)event_del(session->readable);
+        r = retry_later(session);
+        if (r < 0)
+            lose(session, strerror(-r));
+        return;
+    }
     if (r == -EAGAIN && !session->dry) {
         session->dry = true;
         return;
@@ -468,7 +492,9 @@ static void on_kick(evutil_socket_t fd, short what, void *userdata)
 
     (void)fd;
     (void)what;
-    r = frame_out_pending(&session->out) > 0 ? send_out(session) : 0;
+    r = event_add(session->readable, NULL) < 0 ? -ENOMEM : 0;
+    if (r == 0 && frame_out_pending(&session->out) > 0)
+        r = send_out(session);
     if (r < 0)
         lose(session, strerror(-r));
     else

@@ -65,6 +65,7 @@ int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata),
     struct fdset fds = FDSET_EMPTY;
     struct iovec vector;
     struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
+    bool lost;
     char *space;
     size_t length;
     ssize_t n;
@@ -96,11 +97,15 @@ int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata),
     n = receive(fd, &message, 0);
     if (n <= 0)
         return (int)n;
-    r = socket_adopt(&message, &fds);
-    if (r < 0)
-        return r;
-    r = frame_in_fill(in, (size_t)n, &fds, message.msg_flags & MSG_CTRUNC);
+    /* Without memory for them they are as lost as without room in the table. */
+    lost = socket_adopt(&message, &fds) < 0;
+    r = frame_in_fill(in, (size_t)n, &fds, lost || message.msg_flags & MSG_CTRUNC);
     return r < 0 ? r : 1;
+}
+
+bool socket_is_short(int r)
+{
+    return r == -ETOOMANYREFS || r == -ENOBUFS || r == -ENOMEM;
 }
 
 void socket_attach(struct msghdr *message, const struct fdset *fds, union socket_control *control)

@@ -42,4 +42,10 @@ int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata),
 /* Sends until all is out (0) or the socket is full (-EAGAIN). -EPIPE, -ECONNRESET, ... */
 int socket_send(int fd, struct frame_out *out);
 
+/*
+ * Whether only the means were short at the time: memory, or others' descriptors fill what this user may have
+ * under way. Nothing of what is at hand has come in or gone out, and the socket does not tell when it can.
+ */
+bool socket_is_short(int r);
+
 #endif
