@@ -102,8 +102,14 @@ int evaio_new(struct evaio **ret_aio)
     if (!aio)
         return -ENOMEM;
     aio->zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
-    aio->proc = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (aio->zero < 0 || syscall(SYS_io_setup, AIO_RING, &aio->context) < 0)
+    aio->proc = aio->zero < 0 ? -1 : open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (aio->proc < 0) {
+        int r = -errno;
+
+        evaio_free(aio);
+        return r;
+    }
+    if (syscall(SYS_io_setup, AIO_RING, &aio->context) < 0)
         aio->context = 0;
     *ret_aio = aio;
     return 0;

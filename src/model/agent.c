@@ -587,17 +587,18 @@ static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, 
     touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
 }
 
-void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
+int agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
 {
     struct offer *offer = calloc(1, sizeof(*offer));
 
     if (!offer)
-        return;
+        return -ENOMEM;
     offer->endpoint = *endpoint;
     if (RB_INSERT(offer_tree, &agent->offers, offer))
         free(offer);
     else if (endpoint_is_offered(endpoint))
         agent->n_offers++;
+    return 0;
 }
 
 /* The most that one agent may offer: lists tell an agent in one reply. */

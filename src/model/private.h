@@ -171,7 +171,7 @@ void job_finish(struct model *model, struct job *job);
 int agent_new(struct model *model, const struct peer *peer, const char *name,
     const struct subsystem_name *subsystems, size_t n, struct agent **ret_agent, struct fault *fault);
 void agent_going(struct agent *agent);
-void agent_restore_offer(struct agent *agent, const struct endpoint *endpoint);
+int agent_restore_offer(struct agent *agent, const struct endpoint *endpoint);
 struct agent *site_owner(const struct site *site, const struct endpoint *endpoint);
 struct agent *end_owner(const struct end *end);
 void agent_queue(struct end *end, enum op op);

@@ -528,8 +528,8 @@ static int read_offers(struct agent *agent, const unsigned char *bytes, size_t l
             return r;
         if (endpoint_parse(text, &endpoint, &reason) < 0)
             return -EBADMSG;
-        if (agent)
-            agent_restore_offer(agent, &endpoint);
+        if (agent && agent_restore_offer(agent, &endpoint) < 0)
+            return -ENOMEM;
     }
     return r;
 }

@@ -501,6 +501,7 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
     const uint64_t *numbers, size_t n_numbers, const int *fds, size_t n_fds)
 {
     struct message *message = message_new(queue, n_numbers);
+    bool whole = true;
 
     for (size_t i = 0; i < n_numbers; i++) {
         const uint64_t *found = numbers_find(recovery->numbers, recovery->n, numbers[i]);
@@ -511,8 +512,10 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
             shelf->next = numbers[i] + 1;
         if (message)
             message->items[i] = NULL;
-        if (message && found && !recovery->items[k] && i < n_fds)
+        if (message && found && !recovery->items[k] && i < n_fds) {
             item = malloc(sizeof(*item));
+            whole &= item != NULL;
+        }
         if (!item) {
             fd_discard(i < n_fds ? fds[i] : -1);
             continue;
@@ -534,7 +537,7 @@ static int recover_message(struct shelf *shelf, struct queue *queue, const struc
     if (!message)
         return -ENOMEM;
     append(shelf, queue, message);
-    return 0;
+    return whole ? 0 : -ENOMEM;
 }
 
 /* The next message that was not peeked at yet: 1, 0 where there is none. */

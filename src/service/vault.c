@@ -265,10 +265,14 @@ static int give_eventfd(void *userdata, size_t i, void **ret_item)
 {
     struct recovery *recovery = userdata;
     struct item *item;
-    int fd;
+    int fd, is = 1;
 
     fd = take(recovery, i, &item);
-    if (fd >= 0 && evaio_is_eventfd(recovery->vault->server->aio, fd) != 1) {
+    if (fd >= 0)
+        is = evaio_is_eventfd(recovery->vault->server->aio, fd);
+    if (is < 0)
+        recovery->failed = true; /* who knows? */
+    if (is == 0) {
         log_error("what the vault has as eventfd %" PRIu64 " is none", recovery->numbers[i]);
         shelf_drop(recovery->vault->shelf, item);
         fd = -1;
@@ -340,9 +344,13 @@ static void restore_pieces(struct recovery *recovery, enum saved_kind kind, bool
         if (piece->kind != kind)
             continue;
         r = model_restore_record(&recovery->restore, kind, piece->number, piece->bytes, piece->length, gone);
-        if (r == -ENOMEM)
+        /* Where only means are short the next process has it, maybe: nothing is lost for that. */
+        if (r < 0 && r != -EBADMSG && r != -ENOENT && r != -EEXIST) {
+            log_error("record %" PRIu64 " of the vault, a %s, cannot be restored now: %s", piece->number,
+                what[kind], strerror(-r));
             recovery->failed = true;
-        if (r >= 0)
+        }
+        if (r >= 0 || recovery->failed)
             continue;
         log_error("record %" PRIu64 " of the vault, a %s, cannot be used, and is lost: %s", piece->number,
             what[kind], r == -ENOENT ? "its descriptor is not there" : strerror(-r));
