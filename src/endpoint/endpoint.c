@@ -105,7 +105,7 @@ static bool read_number(const char *text, uint64_t most, uint64_t *ret_number)
         return false;
     for (; *text; text++) {
         const char *digits = "0123456789abcdef", *digit;
-        char c = *text >= 'A' && *text <= 'F' ? (char)(*text - 'A' + 'a') : *text;
+        int c = *text >= 'A' && *text <= 'F' ? *text - 'A' + 'a' : *text;
 
         digit = strchr(digits, c);
         if (!digit || (uint64_t)(digit - digits) >= base)

@@ -16,7 +16,7 @@ static void copy(char *to, size_t size, const char *text)
     to[length] = '\0';
 }
 
-int fault_set(struct fault *fault, enum fault_code code, const char *subject, const char *other,
+void fault_fill(struct fault *fault, enum fault_code code, const char *subject, const char *other,
     const char *reason, int64_t number)
 {
     fault->code = code;
@@ -24,5 +24,4 @@ int fault_set(struct fault *fault, enum fault_code code, const char *subject, co
     copy(fault->other, sizeof(fault->other), other ? other : "");
     fault->reason = reason;
     fault->number = number;
-    return (int)code;
 }

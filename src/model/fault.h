@@ -35,8 +35,15 @@ struct fault {
     int64_t number;
 };
 
-/* Fills *fault in and returns its code. subject, other and reason may be NULL; what is too long is cut. */
-int fault_set(struct fault *fault, enum fault_code code, const char *subject, const char *other,
+void fault_fill(struct fault *fault, enum fault_code code, const char *subject, const char *other,
     const char *reason, int64_t number);
+
+/* Fills *fault in and returns its code. subject, other and reason may be NULL; what is too long is cut. */
+static inline int fault_set(struct fault *fault, enum fault_code code, const char *subject, const char *other,
+    const char *reason, int64_t number)
+{
+    fault_fill(fault, code, subject, other, reason, number);
+    return (int)code; /* to be seen: it is never 0 */
+}
 
 #endif

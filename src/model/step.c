@@ -605,9 +605,8 @@ static bool is_dirty(const struct link *link)
 static void give_up_eventfds(struct model *model, struct link *link)
 {
     for (size_t i = 0; i < link->n_ends; i++)
-        if (link->ends[i]->dirty && is_reachable(link->ends[i]))
-            return;
-        else if (link->ends[i]->agent && link->ends[i]->agent->late)
+        if ((link->ends[i]->dirty && is_reachable(link->ends[i])) ||
+            (link->ends[i]->agent && link->ends[i]->agent->late))
             return;
     eventfd_leave(model, link, link->eventfd);
     for (size_t i = 0; i < link->n_ends; i++)

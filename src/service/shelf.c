@@ -22,7 +22,7 @@
 #define MESSAGE_MOST FRAME_MAX_FDS
 
 /* A number takes up to 10 bytes. */
-#define MESSAGE_BYTES (10 * MESSAGE_MOST)
+#define MESSAGE_BYTES ((size_t)10 * MESSAGE_MOST)
 
 /* From so many on they go among the old ones at once. */
 #define BATCH_LEAST 32
