@@ -50,7 +50,8 @@ static void on_agent_ready(void *userdata, struct agent *agent)
 static void on_agent_lost(void *userdata, struct agent *agent)
 {
     (void)userdata;
-    session_close(agent->session);
+    if (agent->session)
+        session_close(agent->session);
 }
 
 static void on_agent_forgotten(void *userdata, struct agent *agent)
@@ -426,7 +427,8 @@ static int start(struct server *server, struct passed *passed, const struct serv
     if (r < 0)
         return r;
     server->base = event_base_new();
-    if (!server->base)
+    /* Without memory for epoll it would do with less than connections need. */
+    if (!server->base || !(event_base_get_features(server->base) & EV_FEATURE_ET))
         return -ENOMEM;
     r = evaio_new(&server->aio);
     if (r < 0)

@@ -38,7 +38,7 @@ struct session {
     struct event *readable, *writable, *death, *timeout, *kick;
     enum op op;
     size_t n_items;      /* of the batch in flight; 0: none */
-    bool unsent;         /* it is yet to be sent */
+    int unsent;          /* the errno for which it is yet to be sent; 0: it was */
     bool asks_inventory; /* the call in flight is Inventory */
     int64_t token;       /* the last one's */
     bool strange;        /* what it sends may be the rest of an answer to an earlier evlinkd */
@@ -159,7 +159,7 @@ static int send_out(struct session *session)
     return r;
 }
 
-/* Nothing of a Plug went out, for want of descriptors or memory on this side: that is what its items failed
+/* Nothing of the call went out, for want of descriptors or memory on this side: that is what its items failed
  * with. */
 static void refuse_items(struct session *session, int error)
 {
@@ -170,6 +170,7 @@ static void refuse_items(struct session *session, int error)
     log_warning("cannot ask agent %s: %s", session->agent->name, strerror(error));
     (void)event_del(session->timeout);
     session->n_items = 0;
+    session->unsent = 0;
     model_agent_results(session->agent, errors);
 }
 
@@ -218,25 +219,30 @@ static void next_call(struct session *session)
     session->n_items = session->unsent
                            ? model_agent_again(session->agent, items)
                            : model_agent_next(session->agent, items, FRAME_MAX_FDS, CALL_BYTES, &session->op);
-    session->unsent = false;
+    session->unsent = 0;
     if (session->n_items > 0)
         r = put_items(session, items, session->n_items);
     else if (model_agent_doubts(session->agent))
         r = put_inventory(session);
     else
         return;
-    session->unsent = r == -EMFILE || r == -ENFILE || r == -ENOMEM;
-    if (session->unsent && session->op == OP_PLUG && session->n_items > 0) {
-        session->unsent = false;
-        refuse_items(session, -r);
-        return;
+    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) {
+        /* A Plug fails for it. What is to be unplugged is not to stay: within the time-out it is tried again.
+         */
+        if (session->op == OP_PLUG && session->n_items > 0) {
+            refuse_items(session, -r);
+            return;
+        }
+        session->unsent = -r;
+        r = event_pending(session->timeout, EV_TIMEOUT, NULL) ? 0 : start_timeout(session);
+        if (r >= 0)
+            r = retry_later(session);
+    } else {
+        if (r >= 0)
+            r = start_timeout(session);
+        if (r >= 0)
+            r = send_out(session);
     }
-    if (session->unsent)
-        r = retry_later(session);
-    else if (r >= 0)
-        r = start_timeout(session);
-    if (r >= 0 && !session->unsent)
-        r = send_out(session);
     if (r < 0)
         lose(session, strerror(-r));
 }
@@ -247,7 +253,7 @@ void session_tell(struct session *session, const struct end *end, const struct n
     struct emit emit;
 
     /* One that does not read hears no more news. */
-    if (session->fd < 0 || frame_out_pending(&session->out) > TELL_BYTES)
+    if (!session || session->fd < 0 || frame_out_pending(&session->out) > TELL_BYTES)
         return;
     varlink_call_begin(&emit, &session->out, "io.evlink.Agent.Notify");
     emit_string(&emit, "type", notice_name(news->notice));
@@ -508,8 +514,12 @@ static void on_timeout(evutil_socket_t fd, short what, void *userdata)
 
     (void)fd;
     (void)what;
-    log_warning("agent %s does not answer", session->agent->name);
-    model_agent_late(session->agent);
+    if (session->unsent && session->n_items > 0) {
+        refuse_items(session, session->unsent);
+    } else {
+        log_warning("agent %s does not answer", session->agent->name);
+        model_agent_late(session->agent);
+    }
     server_arm(server);
 }
 
@@ -614,6 +624,8 @@ void session_bind(struct session *session, struct agent *agent)
 
 void session_free(struct session *session)
 {
+    if (!session)
+        return;
     session_close(session);
     if (session->death)
         event_free(session->death);
@@ -624,7 +636,7 @@ void session_free(struct session *session)
 
 void session_kick(struct session *session)
 {
-    if (session->kick)
+    if (session && session->kick)
         event_active(session->kick, EV_TIMEOUT, 0);
 }
 

@@ -391,6 +391,10 @@ static int restore(struct vault *vault)
     restore_pieces(&recovery, SAVED_LINK, false);
     restore_pieces(&recovery, SAVED_LINK, true);
     restore_pieces(&recovery, SAVED_DELEGATION, false);
+    if (recovery.failed) {
+        r = -ENOMEM;
+        goto end;
+    }
     ledger_each_slot(vault->ledger, give_count, &recovery);
     crash_point("vault: all is back");
     model_restored(&recovery.restore);
@@ -398,7 +402,7 @@ static int restore(struct vault *vault)
         shelf_drop(vault->shelf, recovery.items[i]);
     vault->report.eventfds = recovery.restore.held;
     vault->report.links = recovery.restore.links;
-    r = recovery.failed ? -ENOMEM : vault_sync(vault);
+    r = vault_sync(vault);
     if (r == 0)
         ledger_forget_slots(vault->ledger);
 
