@@ -125,6 +125,7 @@ struct model *model_free(struct model *model)
 
     if (!model)
         return NULL;
+    model->restoring = false; /* it may have failed half-way */
     /* Agents first, as if they were dead, so that what links had plugged is nobody's to unplug. */
     while ((agent = RB_MIN(agent_tree, &model->agents)) || (agent = LIST_FIRST(&model->going)))
         model_agent_dead(agent);

@@ -6,6 +6,7 @@
 #include "base/discard.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/reserve.h"
 #include "base/table.h"
 #include "service/vault.h"
 #include "wire/fields.h"
@@ -408,6 +409,7 @@ static bool take_frame(struct session *session, struct frame *frame)
 {
     int r = -EPROTO;
 
+    (void)reserve_fill();
     fdset_clear(&frame->fds); /* none is expected, none is kept */
     /* After a restart, all but the answer to this start's Inventory was meant for another. */
     if (session->strange)
