@@ -34,18 +34,16 @@ void evl_params_json(struct evl_params *params, const char *key, json_t *value)
 /* A JSON string; on failure NULL, and the params say why. */
 static json_t *string(struct evl_params *params, const char *key, const char *value)
 {
-    json_t *json = json_string(value), *raw;
+    json_t *json;
 
-    if (json)
-        return json;
-    /* Jansson says no more than that it did not work. */
-    raw = json_string_nocheck(value);
-    if (raw)
-        evl_params_fail(params, -EINVAL, "%s is not UTF-8", key);
-    else
+    /* Jansson says no more than that it did not work; malloc() does. */
+    errno = 0;
+    json = json_string(value);
+    if (!json && errno == ENOMEM)
         evl_params_fail(params, -ENOMEM, "out of memory");
-    json_decref(raw);
-    return NULL;
+    else if (!json)
+        evl_params_fail(params, -EINVAL, "%s is not UTF-8", key);
+    return json;
 }
 
 void evl_params_string(struct evl_params *params, const char *key, const char *value)
@@ -139,8 +137,12 @@ void evl_params_labels(struct evl_params *params, const char *key, const char *c
         json = string(params, key, equals + 1);
         if (!json)
             return;
+        errno = 0;
         if (json_object_set_new(object, name, json) < 0) {
-            evl_params_fail(params, -EINVAL, "the key of the label '%.60s' is not UTF-8", *values);
+            if (!object || errno == ENOMEM)
+                evl_params_fail(params, -ENOMEM, "out of memory");
+            else
+                evl_params_fail(params, -EINVAL, "the key of the label '%.60s' is not UTF-8", *values);
             return;
         }
     }

@@ -10,16 +10,14 @@
 /* Parses one frame into an object whose members are these. */
 static int parse(const char *text, size_t length, const struct field *fields, void *out, json_t **ret_root)
 {
-    json_error_t error = { 0 }; /* jansson leaves the code alone where it has no memory */
     json_auto_t *root = NULL;
     const char *bad;
 
-    root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
-    if (!root) {
-        enum json_error_code code = json_error_code(&error);
-
-        return code == json_error_unknown || code == json_error_out_of_memory ? -ENOMEM : -EBADMSG;
-    }
+    /* Jansson often takes want of memory for bad syntax; malloc() says what it is. */
+    errno = 0;
+    root = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
+    if (!root)
+        return errno == ENOMEM ? -ENOMEM : -EBADMSG;
     if (!json_is_object(root) || fields_decode(root, fields, FIELDS_STRICT, out, &bad) < 0)
         return -EBADMSG;
     *ret_root = TAKE(root);
