@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* JSON text as an array of values: see value.h. */
 #include "wire/value.h"
+#include "base/reserve.h"
 #include "wire/utf8.h"
 
 #include <errno.h>
@@ -278,7 +279,7 @@ static int read_value(struct reader *reader, const char *key)
     if (place == values->size) {
         size_t size = 2 * values->size + 16;
 
-        value = reallocarray(values->values, size, sizeof(*value));
+        value = reserve_realloc(values->values, size * sizeof(*value));
         if (!value)
             return -ENOMEM;
         values->values = value;
@@ -307,7 +308,7 @@ static int read_value(struct reader *reader, const char *key)
 
 int values_read(const char *text, size_t length, struct values *ret_values)
 {
-    struct values values = { .text = malloc(length + 1) };
+    struct values values = { .text = reserve_malloc(length + 1) };
     struct reader reader = { .at = values.text, .values = &values };
     int r;
 
