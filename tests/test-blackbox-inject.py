@@ -122,7 +122,7 @@ class Inject(blackbox.Case):
 
     def setUp(self):
         self.agents = {}
-        self.other = None
+        self.other = self.tenant = None
         self.last = None
         self.broken = collections.OrderedDict()
         self.counts = collections.Counter()
@@ -152,6 +152,7 @@ class Inject(blackbox.Case):
         for agent in self.agents.values():
             agent.hang_up()
         self.agents.clear()
+        self.close_tenant()
         if self.other:
             self.part_from_other(None)
         self.broker.stop()
@@ -242,6 +243,20 @@ class Inject(blackbox.Case):
         self.broker.kill()
         self.look_again()
 
+    def delegate(self, client):
+        client.call("Delegate", {"scope": "tenant", "endpoints": ["kvm/v"]})
+        self.close_tenant()
+        self.tenant = client.take()
+
+    def revoke(self, client):
+        client.call("Revoke", {"scope": "tenant"})
+        self.close_tenant()
+
+    def close_tenant(self):
+        if self.tenant is not None:
+            os.close(self.tenant)
+        self.tenant = None
+
     def park(self):
         self.client.connect([PIO % 48], [GSI % 11], name="p1", group="p")
         self.client.connect([PIO % 49], [GSI % 12], name="p2", group="p")
@@ -305,6 +320,8 @@ class Inject(blackbox.Case):
             Thing("Move", move(5, 8), move(8, 5)),
             Thing("Leave", self.call("Leave", endpoint=PIO % 18, reason="why not"),
                   self.call("Connect", name="other", producers=[PIO % 18], consumers=[GSI % 4], group="g")),
+            Thing("Delegate", self.delegate, self.revoke, changes=False),
+            Thing("Revoke", self.revoke, self.delegate, changes=False, prepare=lambda test: test.delegate(test.client)),
             Thing("Export", self.stream("Export"), changes=False),
             Thing("ListEventfds", self.stream("ListEventfds"), changes=False),
             Thing("ListLinks", self.stream("ListLinks"), changes=False),

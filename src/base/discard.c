@@ -50,7 +50,7 @@ struct request {
 struct lane {
     atomic_int pid;
     atomic_uint sent, taken, done;
-    _Atomic int64_t since; /* when it took that */
+    _Atomic int64_t since; /* when it took that, or, before, when it was asked to */
     struct request queue[QUEUE_MAX];
 };
 
@@ -168,7 +168,7 @@ static struct lane *choose(uid_t uid)
             unused = unused && state.uids[unused - state.lanes] == uid ? unused : lane;
         } else if (state.uids[i] == uid) {
             n++;
-            if (!is_held_up(lane, SLOW))
+            if (clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) <= SLOW)
                 return lane;
             if (!best || pending(lane) < pending(best))
                 best = lane;
@@ -196,8 +196,10 @@ static void ask(const struct request *request)
         log_error("descriptors that cannot be closed have piled up: another stays open");
         return;
     }
-    if (pending(lane) == 0)
+    if (pending(lane) == 0) {
         state.uids[lane - state.lanes] = state.uid;
+        atomic_store(&lane->since, clock_read(CLOCK_MONOTONIC));
+    }
     sent = atomic_load(&lane->sent);
     lane->queue[sent % QUEUE_MAX] = *request;
     atomic_store(&lane->sent, sent + 1);
