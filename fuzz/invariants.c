@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What holds of a model whatever happened to it: see invariants.h. */
 #include "invariants.h"
+#include "base/utf8.h"
 #include "fuzz.h"
 #include "model/private.h"
 
@@ -48,6 +49,8 @@ static void check_link(struct model *model, const struct link *link)
 {
     MUST(link->named && name_is_valid(link->name) && link->n_ends > 0 && link->state <= LINK_FAILED);
     MUST(!link->group || name_is_valid(link->group));
+    for (char **label = link->labels; label && *label; label++)
+        MUST(utf8_is_text(*label));
     MUST(!link->resample || link->resample != link->eventfd);
     MUST(!link->from == !link->to);
     for (size_t i = 0; i < link->n_ends; i++)

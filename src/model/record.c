@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/numbers.h"
+#include "base/utf8.h"
 #include "model/private.h"
 
 #include <errno.h>
@@ -699,6 +700,11 @@ static int read_strings(struct link *link, const unsigned char *bytes, size_t le
         text = strndup((const char *)field.bytes, field.length);
         if (!text)
             return -ENOMEM;
+        /* JSON could not show it. */
+        if (!utf8_is_text(text)) {
+            free(text);
+            return -EBADMSG;
+        }
         if (field.tag == TAG_GROUP) {
             free(link->group);
             link->group = text;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* JSON written straight: see emit.h. */
 #include "wire/emit.h"
-#include "wire/utf8.h"
+#include "base/utf8.h"
 
 #include <string.h>
 

@@ -2,7 +2,7 @@
 /* JSON text as an array of values: see value.h. */
 #include "wire/value.h"
 #include "base/reserve.h"
-#include "wire/utf8.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <math.h>

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* UTF-8 as JSON wants it: shortest form, no surrogates, nothing beyond U+10FFFF. */
-#ifndef WIRE_UTF8_H
-#define WIRE_UTF8_H
+#ifndef BASE_UTF8_H
+#define BASE_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* How many bytes the character takes that text, of at least one byte and ended by a NUL, begins with; 0: it
@@ -33,6 +34,15 @@ static inline size_t utf8_length(const char *text)
         if ((bytes[i] & 0xc0) != 0x80)
             return 0;
     return n;
+}
+
+static inline bool utf8_is_text(const char *text)
+{
+    size_t n = 1;
+
+    for (; *text && n > 0; text += n)
+        n = utf8_length(text);
+    return n > 0;
 }
 
 #endif
