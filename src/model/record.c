@@ -740,14 +740,14 @@ static int read_ends(struct restore *restore, struct link *link, const unsigned 
     return r < 0 ? r : link->n_ends > 0 || !link->named ? 0 : -EBADMSG;
 }
 
-/* Level ends are plugged with two eventfds. */
+/* Level ends are plugged with two eventfds, and KVM wants them to be two. */
 static bool lacks_resample(const struct link *link)
 {
     bool level = false;
 
     for (size_t i = 0; i < link->n_ends; i++)
         level |= endpoint_is_level(&link->ends[i]->endpoint);
-    return level && !link->resample;
+    return link->resample ? link->resample == link->eventfd : level;
 }
 
 static int restore_link(
