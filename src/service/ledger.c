@@ -51,6 +51,9 @@ _Static_assert(offsetof(struct header, slots) == 512, "the header's layout is fi
 /* The buffer of what is staged is kept up to this. */
 #define STAGED_KEEP ((size_t)64 * 1024)
 
+/* Holes begin and end at a multiple of this, if not of more. */
+#define PAGE ((uint64_t)4096)
+
 /* Memory is taken in such pieces. */
 #define PIECE ((uint64_t)128 * 1024)
 
@@ -232,6 +235,17 @@ static bool is_good(const struct record *record, uint64_t left)
            record->kind < KINDS && record->check == check_of(record);
 }
 
+/* From here on, the next place of the half in use that has memory: reading a hole would fill it. */
+static uint64_t skip_hole(const struct ledger *ledger, uint64_t place)
+{
+    const off_t half = (off_t)(HEADER_SIZE + ledger->active * HALF_SIZE);
+    off_t data = lseek(ledger->fd, half + (off_t)place, SEEK_DATA);
+
+    if (data < 0)
+        return errno == ENXIO ? ledger->tail : place;
+    return (uint64_t)(data - half) < ledger->tail ? (uint64_t)(data - half) : ledger->tail;
+}
+
 /* Reads the half in use from its beginning. What is damaged is passed over, up to the next that is not. */
 static int replay(struct ledger *ledger)
 {
@@ -240,7 +254,13 @@ static int replay(struct ledger *ledger)
 
     while (place < ledger->tail && r == 0) {
         const struct record *record = record_at(ledger, ledger->active, place);
+        uint64_t next = lost > 0 && place % PAGE == 0 ? skip_hole(ledger, place) : place;
 
+        if (next > place) {
+            lost += next - place;
+            place = next;
+            continue;
+        }
         if (is_good(record, ledger->tail - place)) {
             r = reserve(ledger, 1);
             if (r == 0)
