@@ -699,8 +699,10 @@ int config_load(const char *const *folders, const char *file, struct config **re
     struct loading loading = { .config = config };
     int r;
 
-    if (!config)
+    if (!config) {
+        log_error("cannot read the configuration: %s", strerror(ENOMEM));
         return -ENOMEM;
+    }
     r = config_files(folders, file, &config->files);
     for (char **path = config->files; r == 0 && *path; path++) {
         loading.current = SIZE_MAX;
