@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The configuration. The first byte says how it is found: f, a file and its drop-ins; d, in two folders; l,
- * with a folder of drop-ins that cannot be read. The rest is files with a record separator (0x1e) between
- * them, the main one first; "!dir", "!fifo", "!null" and
- * "!lost" are what is in a file's place and is none.
+ * with a folder of drop-ins that cannot be read; x and a byte in front of one of these: of what can fail
+ * (fail.h), the so-many-th does. The rest is files with a record separator (0x1e) between them, the main one
+ * first; "!dir", "!fifo", "!null" and "!lost" are what is in a file's place and is none.
  *
  * What is invalid is complained about and is no configuration. What is valid keeps to the limits, and its
  * settings, written to one file, are the same configuration again.
  */
+#include "fail.h"
 #include "fuzz.h"
 #include "service/config.h"
 
@@ -185,7 +186,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char a[80], b[80], file[96];
     const char *folders[] = { a, b, NULL };
     struct config *config = NULL;
-    bool in_folders, looped;
+    bool in_folders, looped, failed;
     size_t before;
     unsigned mode;
     int r;
@@ -196,6 +197,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     (void)snprintf(b, sizeof(b), "%s/b", top);
     (void)snprintf(file, sizeof(file), "%s/a/evlinkd.conf", top);
     mode = input_byte(&input);
+    fail_at(mode == 'x' ? input_byte(&input) : 0);
+    if (mode == 'x')
+        mode = input_byte(&input);
     looped = mode == 'l';
     in_folders = mode == 'd' || looped;
     for (size_t i = 0; i < FILES_MAX && input_left(&input) > 0; i++) {
@@ -216,10 +220,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_errors = 0;
     if (looped)
         loop_folder(true);
+    fail_begin();
     r = config_load(folders, in_folders ? NULL : file, &config);
+    failed = fail_end();
     if (looped)
         loop_folder(false);
     MUST(r == 0 || (r < 0 && fuzz_errors > 0));
+    MUST(r < 0 || !failed);
     MUST(r < 0 || !looped);
     if (r == 0) {
         MUST(fuzz_errors == 0);

@@ -3,14 +3,24 @@
  * Frames with descriptors, and the calls and replies in them. The first byte says what the rest is:
  *
  *   i   segments that come in, by hand: a byte of how many descriptors (the low three bits; bit 3: some were
- * lost; bit 4: take frames only after the next one), two of length, the bytes s   the same through a socket
- * pair and socket_receive() o   frames that go out: a byte of how many descriptors, one of how much of it is
- * sent before the next one (bit 7: it is cancelled), the bytes up to a NUL c   one frame: a call, a reply
+ *       lost; bit 4: take frames only after the next one), two of length, the bytes
+ *
+ *   s   the same through a socket pair and socket_receive()
+ *
+ *   o   frames that go out: a byte of how many descriptors, one of how much of it is sent before the next one
+ *       (bit 7: it is cancelled), the bytes up to a NUL
+ *
+ *   c   one frame: a call, a reply
+ *
+ *   b   a byte: a reply of so many times 32 KiB
+ *
+ *   x   a byte and one frame: of what can fail in reading and in writing it (fail.h), the so-many-th does
  *
  * Whatever comes in, in whatever pieces: the frames are what stood between the NULs, and have those
- * descriptors that came with their first byte.
+ * descriptors that came with their first byte. What fails for want of memory says so, and has added nothing.
  */
 #include "base/fd.h"
+#include "fail.h"
 #include "fuzz.h"
 #include "wire/emit.h"
 #include "wire/fields.h"
@@ -194,6 +204,8 @@ static void check_values(const char *text, size_t length)
     json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
     bool good = json_is_object(json) && depth_of(json) <= VALUE_DEPTH_MAX;
     struct varlink_request request;
+    struct varlink_answer answer;
+    struct varlink_reply reply;
     struct varlink_call call;
     struct values values;
     int r = values_read(text, length, &values);
@@ -208,6 +220,19 @@ static void check_values(const char *text, size_t length)
         values_clear(&values);
     }
     json_decref(json);
+    r = varlink_answer_read(text, length, &answer);
+    MUST(r == 0 || r == -EBADMSG);
+    if (varlink_reply_parse(text, length, &reply) == 0) {
+        MUST(r == 0 || !good);
+        if (r == 0)
+            MUST(!answer.error == !reply.error && answer.continues == reply.continues &&
+                 !answer.parameters == !reply.parameters);
+        varlink_reply_clear(&reply);
+    } else {
+        MUST(r < 0);
+    }
+    if (r == 0)
+        varlink_answer_clear(&answer);
     r = varlink_request_read(text, length, &request);
     MUST(r == 0 || r == -EBADMSG);
     if (varlink_call_parse(text, length, &call) < 0) {
@@ -221,6 +246,96 @@ static void check_values(const char *text, size_t length)
         varlink_request_clear(&request);
     }
     varlink_call_clear(&call);
+}
+
+/* ---- Without memory ---- */
+
+/* What is read: all of it, or -ENOMEM. */
+static void fail_reading(const char *text, size_t length, unsigned n)
+{
+    struct varlink_request request;
+    struct varlink_call call;
+    struct values values;
+    bool failed;
+    int r;
+
+    fail_at(n);
+    fail_begin();
+    r = varlink_call_parse(text, length, &call);
+    failed = fail_end();
+    if (r == 0)
+        varlink_call_clear(&call);
+    /* Jansson calls a string that it could not copy a wrong one. */
+    MUST(!failed || r == -ENOMEM || r == -EBADMSG);
+    fail_at(n);
+    fail_begin();
+    r = varlink_request_read(text, length, &request);
+    failed = fail_end();
+    if (r == 0)
+        varlink_request_clear(&request);
+    MUST(!failed || r == -ENOMEM);
+    fail_at(n);
+    fail_begin();
+    r = values_read(text, length, &values);
+    failed = fail_end();
+    if (r == 0)
+        values_clear(&values);
+    MUST(!failed || r == -ENOMEM);
+}
+
+/* What is written, behind a frame that waits: all of it, or nothing. how: which of the writers. */
+static void fail_writing(const char *text, json_t *parameters, unsigned n, unsigned how)
+{
+    struct frame_out out = { 0 };
+    struct fdset fds = FDSET_EMPTY;
+    const int number = numbered(0);
+    struct emit emit;
+    size_t before;
+    bool failed;
+    int r;
+
+    MUST(fdset_adopt(&fds, &number, 1) == 0);
+    MUST(frame_out_add(&out, "waits", 5) == 0 && frame_out_finish(&out, 0, NULL) == 0);
+    before = frame_out_pending(&out);
+    fail_at(n);
+    fail_begin();
+    switch (how) {
+    case 0:
+        r = varlink_call_write(&out, "a.B", parameters, VARLINK_MORE, &fds);
+        break;
+    case 1:
+        r = varlink_reply_write(&out, parameters, true, &fds);
+        break;
+    case 2:
+        r = varlink_error_write(&out, "a.B", parameters);
+        fdset_clear(&fds);
+        break;
+    default:
+        varlink_reply_begin(&emit, &out, NULL);
+        /* More than its buffer has room for. */
+        for (unsigned i = 0; i < 64; i++)
+            emit_string(&emit, "text", text);
+        r = varlink_reply_end(&emit, true, &fds);
+        break;
+    }
+    failed = fail_end();
+    MUST(r == (failed ? -ENOMEM : 0) && fds.n == 0);
+    MUST((frame_out_pending(&out) > before) == !failed);
+    frame_out_clear(&out);
+}
+
+static void fuzz_failing(struct input *input)
+{
+    unsigned n = input_byte(input);
+    size_t length;
+    char *text = input_text(input, '\0', &length);
+    json_t *json = json_loadb(text, length, JSON_REJECT_DUPLICATES, NULL);
+
+    fail_reading(text, length, n);
+    for (unsigned how = 0; how < 4; how++)
+        fail_writing(text, json_is_object(json) ? json : NULL, n, how);
+    json_decref(json);
+    free(text);
 }
 
 /* ---- What comes in ---- */
@@ -540,6 +655,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 'b':
         fuzz_big(&input);
+        break;
+    case 'x':
+        fuzz_failing(&input);
         break;
     default:
         break;

@@ -3,16 +3,20 @@
  * What the vault has on record. The first byte says what the rest is:
  *
  *   l   a ledger, as a process may have left it, and changes to it
+ *   f   the same, and the half in use has room for 64 bytes more
  *   n   changes to a new one
  *   m   records, out of which a model comes back
+ *   x   a byte: of what can fail in a ledger (fail.h), the so-many-th does; and one of these
  *
  * All are made of pieces: a byte of flags (below), one of number, two of length, the bytes. A ledger has
  * flags of its own in front, and a byte of how many of the pieces are in it already; the others are changes.
  *
- * Whatever is read, what is written then is what the next process reads: load(save(x)) is x.
+ * Whatever is read, what is written then is what the next process reads: load(save(x)) is x. A commit that
+ * fails has changed nothing.
  */
 #include "base/fd.h"
 #include "base/numbers.h"
+#include "fail.h"
 #include "fuzz.h"
 #include "invariants.h"
 #include "model/private.h"
@@ -217,7 +221,7 @@ static uint64_t write_record(int fd, uint64_t place, const struct piece *piece)
 }
 
 /* Puts an image into a file. *store: what is in it; returns whether that can be said. */
-static bool write_image(int fd, struct input *input, unsigned flags, struct store *store)
+static bool write_image(int fd, struct input *input, unsigned flags, bool full, struct store *store)
 {
     unsigned half = flags & IMAGE_SECOND, n = 0;
     uint64_t place = HEADER_SIZE + half * HALF_SIZE, begin = place;
@@ -240,7 +244,7 @@ static bool write_image(int fd, struct input *input, unsigned flags, struct stor
         else
             store_put(store, piece.kind, piece.number, piece.bytes, piece.length);
     }
-    header.tail[half] = place - begin + (flags & IMAGE_LONG ? 64 : 0);
+    header.tail[half] = full ? HALF_SIZE - 64 : place - begin + (flags & IMAGE_LONG ? 64 : 0);
     header.started_at = 1;
     header.starts = 1;
     if (flags & IMAGE_SLOTS) {
@@ -279,6 +283,23 @@ static void count_slot(void *userdata, const struct ledger_slot *slot)
     *(uint64_t *)userdata += slot->count;
 }
 
+/* As many calls can fail as there are, and one does (fail.h): it returns -ENOMEM then, and all is as it was.
+ */
+static int open_ledger(int fd, struct ledger **ret_ledger)
+{
+    int copy = fd_dup(fd), r;
+
+    MUST(copy >= 0);
+    fail_begin();
+    r = ledger_open(fd, ret_ledger);
+    if (fail_end() && r < 0) {
+        MUST(r == -ENOMEM);
+        return ledger_open(copy, ret_ledger);
+    }
+    fd_close(copy);
+    return r;
+}
+
 /* The ledger of the next process. pending: what is in slots. */
 static struct ledger *reopen(struct ledger *ledger, const struct store *store, uint64_t pending)
 {
@@ -287,7 +308,7 @@ static struct ledger *reopen(struct ledger *ledger, const struct store *store, u
 
     MUST(fd >= 0);
     ledger_free(ledger);
-    MUST(ledger_open(fd, &ledger) == 0);
+    MUST(open_ledger(fd, &ledger) == 0);
     check_ledger(ledger, store);
     ledger_each_slot(ledger, count_slot, &found);
     MUST(found == pending);
@@ -295,8 +316,39 @@ static struct ledger *reopen(struct ledger *ledger, const struct store *store, u
     return ledger;
 }
 
-/* Many commits, so that what is live moves to the other half. */
-static void storm(struct ledger *ledger, struct store *store, const struct piece *piece)
+/* bytes: NULL for the end of the object. Returns whether it is staged; if not, nothing can be committed. */
+static bool stage(struct ledger *ledger, const struct piece *piece, const void *bytes, size_t length)
+{
+    int r;
+
+    fail_begin();
+    r = bytes ? ledger_put(ledger, piece->kind, piece->number, bytes, length)
+              : ledger_delete(ledger, piece->kind, piece->number);
+    if (!fail_end()) {
+        MUST(r == 0);
+        return true;
+    }
+    MUST(r == -ENOMEM && ledger_commit(ledger) == -ENOMEM);
+    return false;
+}
+
+/* committed: what is on record if this fails. */
+static void commit(struct ledger *ledger, const struct store *committed)
+{
+    int r;
+
+    fail_begin();
+    r = ledger_commit(ledger);
+    if (fail_end() && r < 0) {
+        MUST(r == -ENOMEM);
+        check_ledger(ledger, committed);
+        r = ledger_commit(ledger);
+    }
+    MUST(r == 0);
+}
+
+/* Many commits, so that what is live moves to the other half. Returns false where one could not be staged. */
+static bool storm(struct ledger *ledger, struct store *store, const struct piece *piece)
 {
     unsigned char bytes[2048] = { 0 };
     size_t length = sizeof(bytes) - piece->length % 8;
@@ -304,11 +356,13 @@ static void storm(struct ledger *ledger, struct store *store, const struct piece
     for (unsigned i = 0; i < 200; i++) {
         memcpy(bytes, piece->bytes, piece->length < 64 ? piece->length : 64);
         memcpy(bytes + 64, &i, sizeof(i));
-        MUST(ledger_put(ledger, piece->kind, piece->number, bytes, length) == 0);
-        MUST(ledger_commit(ledger) == 0);
+        if (!stage(ledger, piece, bytes, length))
+            return false;
+        commit(ledger, store);
+        store_put(store, piece->kind, piece->number, bytes, length);
     }
-    store_put(store, piece->kind, piece->number, bytes, length);
     check_ledger(ledger, store);
+    return true;
 }
 
 /* ledger: consumed. */
@@ -320,21 +374,19 @@ static void change_ledger(struct ledger *ledger, struct input *input, struct sto
     store_copy(committed, &staged);
     while (input_left(input) > 0) {
         struct piece piece = take_piece(input);
-        bool known = store_find(&staged, piece.kind, piece.number) != NULL;
+        bool known = store_find(&staged, piece.kind, piece.number) != NULL, good = true;
 
         /* An object is staged once before a commit. */
         if (!store_find(&touched, piece.kind, piece.number) && (known || staged.n < RECORDS_MAX) &&
             touched.n < RECORDS_MAX) {
             store_put(&touched, piece.kind, piece.number, NULL, 0);
-            if (piece.flags & PIECE_GONE) {
+            if (piece.flags & PIECE_GONE)
                 store_delete(&staged, piece.kind, piece.number);
-                MUST(ledger_delete(ledger, piece.kind, piece.number) == 0);
-            } else {
+            else
                 store_put(&staged, piece.kind, piece.number, piece.bytes, piece.length);
-                MUST(ledger_put(ledger, piece.kind, piece.number, piece.bytes, piece.length) == 0);
-            }
+            good = stage(ledger, &piece, piece.flags & PIECE_GONE ? NULL : piece.bytes, piece.length);
         }
-        if (piece.flags & PIECE_SLOT) {
+        if (good && piece.flags & PIECE_SLOT) {
             struct ledger_slot *slot = ledger_slot(ledger, 0, piece.number, 0);
 
             MUST(!slot || slot->count == 0);
@@ -347,23 +399,24 @@ static void change_ledger(struct ledger *ledger, struct input *input, struct sto
             }
         }
         check_ledger(ledger, committed);
-        if (!(piece.flags & (PIECE_COMMIT | PIECE_STORM | PIECE_RAW)))
+        if (good && !(piece.flags & (PIECE_COMMIT | PIECE_STORM | PIECE_RAW)))
             continue;
-        if (piece.flags & (PIECE_COMMIT | PIECE_STORM)) {
+        if (good && piece.flags & (PIECE_COMMIT | PIECE_STORM)) {
             bool any = touched.n > 0;
 
-            MUST(ledger_commit(ledger) == 0);
+            commit(ledger, committed);
             store_clear(committed);
             store_copy(&staged, committed);
             check_ledger(ledger, committed);
             pending = 0;
             if (piece.flags & PIECE_STORM && any)
-                storm(ledger, committed, &piece);
+                good = storm(ledger, committed, &piece);
         }
-        if (piece.flags & PIECE_RAW)
+        /* What cannot be staged ends the process. */
+        if (!good || piece.flags & PIECE_RAW) {
             ledger = reopen(ledger, committed, pending);
-        if (piece.flags & PIECE_RAW)
             pending = 0;
+        }
         store_clear(&touched);
         store_clear(&staged);
         store_copy(committed, &staged);
@@ -374,7 +427,7 @@ static void change_ledger(struct ledger *ledger, struct input *input, struct sto
     store_clear(&touched);
 }
 
-static void fuzz_ledger(struct input *input)
+static void fuzz_ledger(struct input *input, bool full)
 {
     unsigned flags = input_byte(input);
     struct store expected = { .n = 0 };
@@ -384,8 +437,8 @@ static void fuzz_ledger(struct input *input)
 
     fd = memfd_create("fuzz", MFD_CLOEXEC);
     MUST(fd >= 0 && ftruncate(fd, (off_t)(FILE_SIZE - (flags & IMAGE_CUT ? 1 : 0))) == 0);
-    sane = write_image(fd, input, flags, &expected);
-    r = ledger_open(fd, &ledger);
+    sane = write_image(fd, input, flags, full, &expected);
+    r = open_ledger(fd, &ledger);
     MUST(r == 0 || r == -ENODATA || r == -EBADMSG);
     MUST(r != -ENODATA || flags & IMAGE_INCOMPLETE);
     if (flags & (IMAGE_CUT | IMAGE_MAGIC | IMAGE_TAIL))
@@ -416,8 +469,15 @@ static void fuzz_new_ledger(struct input *input)
     static const unsigned char byte;
     struct store empty = { .n = 0 };
     struct ledger *ledger;
+    int r;
 
-    MUST(ledger_new(&ledger) == 0);
+    fail_begin();
+    r = ledger_new(&ledger);
+    if (fail_end()) {
+        MUST(r == -ENOMEM);
+        r = ledger_new(&ledger);
+    }
+    MUST(r == 0);
     ledger_life(ledger)->starts = 1;
     ledger_complete(ledger);
     MUST(ledger_put(ledger, 1, 1, &byte, (size_t)INT_MAX + 1) == -ENOSPC);
@@ -723,15 +783,20 @@ static void fuzz_model(struct input *input)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input input = { data, data + size };
+    unsigned mode = input_byte(&input);
     size_t before;
 
     fuzz_quiet();
     if (!aio)
         MUST(evaio_new(&aio) == 0);
     before = fuzz_count_fds();
-    switch (input_byte(&input)) {
+    fail_at(mode == 'x' ? input_byte(&input) : 0);
+    if (mode == 'x')
+        mode = input_byte(&input);
+    switch (mode) {
     case 'l':
-        fuzz_ledger(&input);
+    case 'f':
+        fuzz_ledger(&input, mode == 'f');
         break;
     case 'n':
         fuzz_new_ledger(&input);

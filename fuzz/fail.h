@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What can fail fails on demand: allocations, jansson's among them, and the system calls that fail.c lists.
+ * Programs are linked with $(fail_ldflags) for it.
+ */
+#ifndef FUZZ_FAIL_H
+#define FUZZ_FAIL_H
+
+#include <stdbool.h>
+
+/* The nth call that can fail, between fail_begin() and fail_end(), does so once, with ENOMEM; 0: none does.
+ */
+void fail_at(unsigned n);
+
+void fail_begin(void);
+
+/* Returns whether it did since fail_begin(). */
+bool fail_end(void);
+
+#endif
