@@ -502,6 +502,8 @@ static int read_subsystems(
         if (r < 0)
             break;
     }
+    if (r == 0 && n == 0)
+        r = -EBADMSG;
     if (r < 0) {
         free(subsystems);
         return r;
