@@ -767,6 +767,7 @@ static void lose(struct agent *agent, const char *reason)
     }
     LIST_FOREACH_SAFE (end, &agent->ends, of_agent, next)
         lose_end(agent, end, reason);
+    agent->flying = OP_NONE;
     while ((offer = RB_MIN(offer_tree, &agent->offers))) {
         RB_REMOVE(offer_tree, &agent->offers, offer);
         free(offer);
