@@ -584,7 +584,7 @@ static int restore_agent(struct restore *restore, uint64_t number, const unsigne
     agent->watched = common.numbers[TAG_WATCHED];
     if (agent->lost || agent->leaving)
         agent_going(agent);
-    r = read_offers(agent, bytes, length);
+    r = agent->lost ? 0 : read_offers(agent, bytes, length);
     if (r == 0)
         r = add_agent(&restore->agents, &restore->n_agents, agent);
     /* What cannot be served, or watched, is lost as soon as its ends are known. */
