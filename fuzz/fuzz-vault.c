@@ -35,7 +35,7 @@
 
 /* Of a piece. */
 enum {
-    PIECE_KIND = 3,    /* 1 to 3 as in enum saved_kind, 0: 7 */
+    PIECE_KIND = 3,    /* as in enum saved_kind, 0: 4 */
     PIECE_GONE = 4,    /* the end of an object */
     PIECE_RAW = 8,     /* in a ledger: bytes that are no record */
     PIECE_WRONG = 16,  /* in a ledger: its check is wrong */
@@ -55,7 +55,7 @@ static struct piece take_piece(struct input *input)
 {
     struct piece piece = { .flags = input_byte(input) };
 
-    piece.kind = piece.flags & PIECE_KIND ? piece.flags & PIECE_KIND : 7;
+    piece.kind = piece.flags & PIECE_KIND ? piece.flags & PIECE_KIND : SAVED_DELEGATION;
     piece.number = input_byte(input);
     piece.length = input_byte(input);
     piece.length |= (size_t)input_byte(input) << 8;
@@ -494,6 +494,8 @@ struct world {
     uint64_t numbers[RECORDS_MAX * 4];
     size_t n_numbers;
     uint64_t next;
+    struct delegation *delegations[RECORDS_MAX];
+    size_t n_delegations;
 };
 
 static struct evaio *aio;
@@ -607,6 +609,17 @@ static int give_agent(void *userdata, struct agent *agent)
     return (agent->lost ? agent->pidfd : agent->socket) % 16 == 15 ? -ENOENT : 0;
 }
 
+static int give_delegation(void *userdata, struct delegation *delegation)
+{
+    struct world *world = userdata;
+
+    MUST(delegation->grant && peer_scope(&delegation->peer)[0]);
+    if (delegation->socket % 16 == 15)
+        return -ENOENT;
+    world->delegations[world->n_delegations++] = delegation;
+    return 0;
+}
+
 static void sync_records(struct world *world)
 {
     struct saved *saved;
@@ -638,6 +651,8 @@ static void save_all(struct world *world)
         for (size_t i = 0; i < link->n_ends; i++)
             MUST(end_place_number(link->ends[i]) == i);
     }
+    for (size_t i = 0; i < world->n_delegations; i++)
+        saved_due(model, &world->delegations[i]->saved);
     sync_records(world);
 }
 
@@ -668,7 +683,9 @@ static void restore_kind(struct world *world, struct restore *restore, unsigned 
  * is. */
 static void world_open(struct world *world, struct store *store, bool strict, unsigned counts)
 {
-    struct restore restore = { .eventfd = give_eventfd, .agent = give_agent, .userdata = world };
+    struct restore restore = {
+        .eventfd = give_eventfd, .agent = give_agent, .delegation = give_delegation, .userdata = world
+    };
 
     *world = (struct world){ .store = store };
     if (!aio)
@@ -690,6 +707,7 @@ static void world_open(struct world *world, struct store *store, bool strict, un
     restore_kind(world, &restore, SAVED_AGENT, false, strict);
     restore_kind(world, &restore, SAVED_LINK, false, strict);
     restore_kind(world, &restore, SAVED_LINK, true, strict);
+    restore_kind(world, &restore, SAVED_DELEGATION, false, strict);
     for (unsigned i = 0; i < counts % 8; i++) {
         model_restore_count(&restore, i, RESTORE_BACK, 1 + i);
         model_restore_count(&restore, i, i % 3, counts >= 128 ? UINT64_MAX - i : i);
@@ -703,6 +721,8 @@ static void world_open(struct world *world, struct store *store, bool strict, un
 static void world_close(struct world *world)
 {
     world->store = NULL;
+    for (size_t i = 0; i < world->n_delegations; i++)
+        delegation_free(world->delegations[i]);
     model_stop(world->model);
     model_free(world->model);
     packer_clear(&world->packer);
