@@ -211,6 +211,11 @@ static int vfio_set_irqs(const struct vfio_irq_set *set)
             memset(triggers + set->start, 0, set->count * sizeof(bool));
             return -EINVAL;
         }
+    /* Taken away one by one, they are taken away; else none of them is set. */
+    if (world.refuses && (set->count > 1 || fds[0] != -1)) {
+        memset(triggers + set->start, 0, set->count * sizeof(bool));
+        return refuse();
+    }
     world.enabled[set->index] = true;
     for (unsigned i = 0; i < set->count; i++)
         triggers[set->start + i] = fds[i] != -1;
@@ -229,7 +234,7 @@ static int vfio(unsigned long request, void *argument)
     case VFIO_DEVICE_GET_IRQ_INFO:
         irqs->count = vectors_of(irqs->index);
         irqs->flags = VFIO_IRQ_INFO_EVENTFD;
-        return refuse();
+        return 0;
     default:
         return vfio_set_irqs(argument);
     }
@@ -639,8 +644,9 @@ static void dispatch(bool failed)
     world.no_room = false;
     sane = take_replies(r == 0 && !world.torn);
     frame_out_clear(&world.calls);
+    MUST(r < 0 || world.agent_end >= 0);
     if (!world.torn && !failed)
-        MUST(r == (world.agent_end < 0 ? -ECONNRESET : sane ? 0 : -EPROTO));
+        MUST(r == (sane ? 0 : -EPROTO) || (world.agent_end < 0 && r == -ECONNRESET));
     if (r < 0)
         attach();
     if (world.torn)
