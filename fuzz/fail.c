@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 static unsigned left; /* calls up to the one that fails, with it; 0: none does */
-static bool counting, failed;
+static bool counting, paused, failed;
 
 void fail_at(unsigned n)
 {
@@ -35,9 +35,14 @@ bool fail_end(void)
     return failed;
 }
 
+void fail_pause(bool pause)
+{
+    paused = pause;
+}
+
 static bool fails(void)
 {
-    if (!counting || left == 0 || --left > 0)
+    if (!counting || paused || left == 0 || --left > 0)
         return false;
     errno = ENOMEM;
     return failed = true;

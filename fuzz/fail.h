@@ -17,4 +17,7 @@ void fail_begin(void);
 /* Returns whether it did since fail_begin(). */
 bool fail_end(void);
 
+/* In between: what is called from here on is the target's own, and does not fail; or may again. */
+void fail_pause(bool pause);
+
 #endif

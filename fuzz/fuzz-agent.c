@@ -424,6 +424,7 @@ static void take_calls(void)
 {
     struct frame frame;
 
+    fail_pause(true);
     while (socket_receive(world.client_end, &world.called) > 0)
         while (frame_in_next(&world.called, &frame) > 0) {
             struct varlink_call call;
@@ -432,6 +433,7 @@ static void take_calls(void)
             varlink_call_clear(&call);
             fdset_clear(&frame.fds);
         }
+    fail_pause(false);
 }
 
 static void close_client(void)
