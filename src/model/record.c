@@ -665,6 +665,9 @@ static int restore_end(struct restore *restore, struct link *link, const struct 
     end = end_new(link, &endpoint, numbers[TAG_PRODUCER], (uid_t)numbers[TAG_END_UID]);
     if (!end)
         return -ENOMEM;
+    /* Only agents plug. */
+    if (numbers[TAG_DIRTY] && end_is_eventfd(end))
+        return -EBADMSG;
     r = get_eventfd(restore, numbers[TAG_END_EVENTFD], numbers[TAG_OURS], &end->eventfd);
     if (r == 0)
         r = join(link, end->eventfd);
