@@ -77,7 +77,8 @@ void *__wrap_reallocarray(void *p, size_t n, size_t size);
 char *__wrap_strdup(const char *text);
 char *__wrap_strndup(const char *text, size_t n);
 void __wrap_free(void *p);
-int __wrap_asprintf(char **ret_text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+__attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **ret_text, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 int __wrap___asprintf_chk(char **ret_text, int flag, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -138,13 +139,14 @@ void __wrap_free(void *p)
     __real_free(p);
 }
 
-static int print_new(char **ret_text, const char *format, va_list arguments)
+__attribute__((format(printf, 2, 0))) static int print_new(
+    char **ret_text, const char *format, va_list arguments)
 {
     *ret_text = NULL;
     return is_out("asprintf", 0) ? -1 : vasprintf(ret_text, format, arguments);
 }
 
-int __wrap_asprintf(char **ret_text, const char *format, ...)
+__attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **ret_text, const char *format, ...)
 {
     va_list arguments;
     int n;

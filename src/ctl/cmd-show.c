@@ -269,13 +269,14 @@ static const char *counting_of(const json_t *link)
 /* One line of the block above a tree. text: consumed, NULL: no memory. */
 static bool put(const char *label, char *text)
 {
-    CLEANUP(freep) char *mine = text;
-    CLEANUP(freep) char *escaped = text ? text_escape(text) : NULL;
+    char *escaped = text ? text_escape(text) : NULL;
+    bool done = escaped != NULL;
 
-    if (!escaped)
-        return false;
-    printf("%12s: %s\n", label, escaped);
-    return true;
+    if (done)
+        printf("%12s: %s\n", label, escaped);
+    free(escaped);
+    free(text);
+    return done;
 }
 
 /* The same of a member of the link, where it has that. */

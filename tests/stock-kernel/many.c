@@ -89,8 +89,8 @@ static void check_memory(const struct memory *before, const struct memory *after
 static int hold_some(struct evlink_client *client, unsigned first, size_t n)
 {
     char texts[EVLINK_HOLD_MANY_MAX][16];
-    const char *names[EVLINK_HOLD_MANY_MAX];
-    int fds[EVLINK_HOLD_MANY_MAX], r;
+    const char *names[EVLINK_HOLD_MANY_MAX] = { NULL };
+    int fds[EVLINK_HOLD_MANY_MAX] = { -1 }, r;
 
     for (unsigned i = 0; i < n; i++) {
         unsigned at = first + i, sample = at / (HELD / SAMPLES);
