@@ -770,6 +770,12 @@ class Broker:
         build = os.environ.get("top_builddir", TOP)
         return os.environ.get("EVLINKD") or os.path.join(build, "evlinkd")
 
+    @staticmethod
+    def is_sanitized():
+        """Whether it was built with AddressSanitizer, and so takes its time."""
+        with open(Broker.program(), "rb") as file:
+            return b"__asan_init" in file.read()
+
     def _is_ready(self):
         if self.process.poll() is not None:
             raise RuntimeError(f"evlinkd ended with {self.process.returncode}: {self.said()}")
