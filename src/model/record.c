@@ -1009,23 +1009,34 @@ void model_restore_count(struct restore *restore, uint64_t number, uint64_t plac
     }
 }
 
+/* What it had for itself. */
+static void clear(struct restore *restore)
+{
+    for (size_t i = 0; restore->eventfds && i < restore->n_numbers; i++)
+        eventfd_unref(restore->eventfds[i]);
+    free(restore->eventfds);
+    free(restore->lost);
+    free(restore->agents);
+    restore->origin = origin_unref(restore->origin);
+}
+
+void model_restore_failed(struct restore *restore)
+{
+    clear(restore);
+}
+
 void model_restored(struct restore *restore)
 {
     struct model *model = restore->model;
     struct link *link;
 
-    for (size_t i = 0; i < restore->n_numbers; i++)
-        eventfd_unref(restore->eventfds[i]);
-    free(restore->eventfds);
     model->restoring = false;
     for (size_t i = 0; i < restore->n_lost; i++)
         if (restore->lost[i]->lost)
             model_agent_dead(restore->lost[i]);
         else
             model_agent_lost(restore->lost[i], "its socket is lost");
-    free(restore->lost);
-    free(restore->agents);
-    restore->origin = origin_unref(restore->origin);
+    clear(restore);
     model_cut(model, &restore->lifeline);
     RB_FOREACH (link, link_tree, &model->links)
         link_touch(model, link);

@@ -79,4 +79,7 @@ uint64_t end_place_number(const struct end *end);
 /* All is back: what was bound to connections ends, and everything gets to where it is wanted. */
 void model_restored(struct restore *restore);
 
+/* In its place, where what came back cannot all be had: the model is good for model_free() alone. */
+void model_restore_failed(struct restore *restore);
+
 #endif

@@ -392,6 +392,7 @@ static int restore(struct vault *vault)
     restore_pieces(&recovery, SAVED_LINK, true);
     restore_pieces(&recovery, SAVED_DELEGATION, false);
     if (recovery.failed) {
+        model_restore_failed(&recovery.restore);
         r = -ENOMEM;
         goto end;
     }
