@@ -750,6 +750,30 @@ class Survive(KeptCase):
         socket.send_fds(web.sock, [b'"io.evlink.Broker.Status"}\0'], [fds[0]])
         self.assertTrue(web.at_end())
 
+    def test_descriptors_of_half_a_call(self):
+        """They count as long as they are there, through whichever connection; what would be too much waits."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "conf")
+            with open(path, "w", encoding="ascii") as file:
+                file.write("[Broker]\nMaxDescriptorsPerUser=1200\n")
+            self.keep("--config=" + path)
+        tenants = [self.delegate(scope) for scope in ("a", "b", "c", "d", "e", "f")]
+        fds = [self.eventfd() for _ in range(253)]
+        before = len(self.broker.fds())
+        for tenant in tenants:
+            socket.send_fds(tenant.sock, [b'{"method":'], fds)
+            self.assertEqual(self.client.call("Status")["eventfds"], 0)
+        evlink.until(lambda: len(self.broker.fds()) == before + 4 * 253)
+        time.sleep(0.2)
+        self.assertEqual(len(self.broker.fds()), before + 4 * 253)
+        # Who comes to the end has them no more, and the next one's come in.
+        for tenant in tenants:
+            tenant.send(b'"io.evlink.Broker.Status"}\0')
+            tenant.expect("io.evlink.Broker.Status")
+        for tenant in tenants:
+            tenant.finish()
+        evlink.until(lambda: len(self.broker.fds()) == before)
+
     def test_memory(self):
         """What a long answer took is given back, and a connection that is closed takes none."""
         self.keep()

@@ -237,6 +237,7 @@ static size_t chargeable_input(size_t size)
 static void settle(struct connection *connection)
 {
     size_t input = chargeable_input(connection->in.size);
+    size_t fds = connection->fds.n + (connection->line ? line_n_fds(connection->line) : connection->in.fds.n);
 
     /* An open call is what its frame was, and stays in memory as long. */
     if (input < connection->bytes_in && !connection->call.root)
@@ -245,9 +246,8 @@ static void settle(struct connection *connection)
         connection->window = OUT_FREE;
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
     }
-    if (connection->in.fds.n + connection->fds.n < connection->fds_in)
-        (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in,
-            connection->in.fds.n + connection->fds.n, NULL);
+    if (fds < connection->fds_in)
+        (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, fds, NULL);
 }
 
 static bool is_full(const struct connection *connection)

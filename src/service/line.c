@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/crash.h"
 #include "base/fd.h"
+#include "base/table.h"
 #include "wire/socket.h"
 
 #include <errno.h>
@@ -121,6 +122,11 @@ bool line_is_busy(const struct line *line)
     return line->taken;
 }
 
+size_t line_n_fds(const struct line *line)
+{
+    return line->fds.n;
+}
+
 /* How much of what has come belongs to the call: up to its NUL. 0: the end of the stream; -errno. */
 static ssize_t look(struct line *line, int socket, char *space, size_t room)
 {
@@ -185,6 +191,11 @@ int line_receive(struct line *line, int socket)
     if (begin == 0) {
         line->fds = fdset_take(&fds);
         line->fds_lost = message->msg_hdr.msg_flags & MSG_CTRUNC;
+        /* The last places are only lent. */
+        for (size_t i = 0; i < line->fds.n; i++)
+            line->fds_lost |= table_is_last(line->fds.fds[i]);
+        if (line->fds_lost)
+            fdset_clear(&line->fds);
     }
     return message->msg_len > 0;
 }

@@ -40,6 +40,9 @@ struct line *line_free(struct line *line);
 
 int line_fd(const struct line *line);
 
+/* How many descriptors it has of a call that has come in part. */
+size_t line_n_fds(const struct line *line);
+
 /* Whether a call was taken by line_next() and not ended: nothing is received then. */
 bool line_is_busy(const struct line *line);
 
