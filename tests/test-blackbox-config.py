@@ -969,6 +969,31 @@ class Limits(Case):
                 self.assertEqual(n, 2500)
         self.broker.stop()
 
+    def test_long_answers(self):
+        """One answer may be longer than all that may wait: who does not read such is closed where there are many."""
+        self.serve("MaxBytesPerUser", 1 << 20)
+        agent = evlink.Agent.attach(self.alice, "a", {"v" * 63: None})
+        self.addCleanup(agent.hang_up)
+        for i in range(0, 4096, 1024):
+            offers = [f"kvm/{'v' * 63}/dev/{'d' * 60}/irq/{i + k}" for k in range(1024)]
+            self.alice.call("Offer", {"agent": "a", "endpoints": offers})
+        lazy = [self.connect(self.broker, ALICE) for _ in range(6)]
+        for connection in lazy:
+            connection.start("ListAgents", more=True)
+        evlink.until(lambda: self.broker.said().count("waits to be read") >= 3)
+        self.assert_served()
+        whole = 0
+        for connection in lazy:
+            with contextlib.suppress(evlink.Malformed, EOFError, ConnectionError):
+                self.assertEqual(len(connection.finish()[0]["agent"]["offered"]), 4096)
+                whole += 1
+            connection.close()
+        self.assertEqual(whole, 6 - self.broker.said().count("waits to be read"))
+        self.assertGreater(whole, 0)
+        for _ in range(20):
+            self.assertEqual(set(self.alice.list("Agents")), {"a"})
+        self.broker.stop()
+
     def test_descriptors(self):
         """Those of half frames, and those of answers that nobody reads."""
         self.serve("MaxDescriptorsPerUser", 600)

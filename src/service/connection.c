@@ -33,6 +33,10 @@
 #define IN_FREE ((size_t)4096)
 #define OUT_FREE ((size_t)16384)
 
+/* What may wait to be sent though its user has too much already: an answer of the usual size, beside those.
+ */
+#define OUT_MOST (4 * OUT_FREE)
+
 /*
  * Whoever asks for little is served as soon as it asks, for PROMPT microseconds. Those that have more to do,
  * and those whose turns take that long as a rule, wait in a queue, from which they are served for TURN each,
@@ -242,7 +246,7 @@ static void settle(struct connection *connection)
     /* An open call is what its frame was, and stays in memory as long. */
     if (input < connection->bytes_in && !connection->call.root)
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, input, NULL);
-    if (frame_out_pending(&connection->out) == 0 && connection->window > OUT_FREE) {
+    if (frame_out_pending(&connection->out) == 0 && connection->bytes_out > 0) {
         connection->window = OUT_FREE;
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
     }
@@ -267,6 +271,21 @@ static bool widen(struct connection *connection)
         return false;
     connection->window = window;
     return true;
+}
+
+/*
+ * One answer may be much longer than what may wait: of what has to stay of it all is charged, or it cannot.
+ */
+static void charge_rest(struct connection *connection)
+{
+    size_t n = frame_out_pending(&connection->out);
+    int r;
+
+    if (n <= OUT_MOST || n <= connection->bytes_out || widen(connection))
+        return;
+    r = charge(connection, QUOTA_BYTES, &connection->bytes_out, n, NULL);
+    if (r)
+        fail(connection, "too much of its user's waits to be read", r < 0 ? r : -EDQUOT);
 }
 
 static void pause_for(struct connection *connection, int64_t microseconds)
@@ -572,6 +591,7 @@ static void advance(struct connection *connection, int64_t most)
             pause_for(connection, PAUSE_LAST);
         else if (r < 0 && r != -EAGAIN && !connection->failed)
             fail(connection, "cannot send", r);
+        charge_rest(connection);
         /* Calls that have been read already make no event. */
         if (was_full && !is_full(connection))
             connection_resume(connection);
