@@ -774,6 +774,42 @@ class Survive(KeptCase):
             tenant.finish()
         evlink.until(lambda: len(self.broker.fds()) == before)
 
+    def test_shares(self):
+        """No tenant takes all that the user may have: who delegated and other tenants still get theirs."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "conf")
+            with open(path, "w", encoding="ascii") as file:
+                file.write("[Broker]\nMaxConnectionsPerUser=40\nMaxSubscribersPerUser=8\nMaxAgentsPerUser=4\n")
+            self.keep("--config=" + path)
+            web = self.delegate("web", ["kvm/v", "kvm/w"])
+            inner = [self.delegate("web.in.most", connection=web) for _ in range(9)]
+            limit = {"what": "connections of one scope", "limit": 10}
+            for connection in (self.client, web, inner[0]):
+                scope = "web.in.most.x" if connection is inner[0] else "web.more"
+                self.refused("QuotaExceeded", limit, "Delegate", {"scope": scope, "endpoints": []},
+                             connection=connection)
+            # What came back counts.
+            self.kill()
+            self.refused("QuotaExceeded", limit, "Delegate", {"scope": "web.more", "endpoints": []})
+        db = self.delegate("db", ["kvm/w"])
+        for connection in inner[:2]:
+            connection.start("Monitor", more=True)
+            connection.finish()
+        self.refused("QuotaExceeded", {"what": "subscribers of one scope", "limit": 2}, "Monitor", {}, connection=web,
+                     more=True)
+        self.attach("web.v", {"v": None}, web)
+        self.refused("QuotaExceeded", {"what": "agents of one scope", "limit": 1}, "Attach",
+                     {"name": "web.w", "subsystems": [{"kind": "kvm", "name": "w"}]}, connection=web)
+        self.attach("db.w", {"w": None}, db)
+        for connection in (db, self.connect()):
+            connection.start("Monitor", more=True)
+            connection.finish()
+        # Who goes makes room.
+        before = self.client.call("Status")["connections"]
+        inner.pop().close()
+        evlink.until(lambda: self.client.call("Status")["connections"] == before - 1)
+        self.delegate("web.more", connection=web)
+
     def test_memory(self):
         """What a long answer took is given back, and a connection that is closed takes none."""
         self.keep()

@@ -79,6 +79,13 @@ static bool is_scoped(enum quota quota)
     return quota == QUOTA_EVENTFDS || quota == QUOTA_LINKS;
 }
 
+/* The next level of a peer's scope that has a count of its own: of what scopes have no limits of, the
+ * outermost. */
+static bool next_level(const struct peer *peer, enum quota quota, char level[static NAME_SIZE])
+{
+    return (is_scoped(quota) || !level[0]) && scope_next_level(peer_scope(peer), level);
+}
+
 static bool is_too_much(const struct user *user, enum quota quota, size_t n, size_t limit)
 {
     return n > limit || (user && user->used[quota] > limit - n);
@@ -107,19 +114,43 @@ static int check_scope(
     return 0;
 }
 
+/*
+ * Who delegates, and the other tenants, have their part of what the user may have, too. A message's
+ * descriptors count as FRAME_MAX_FDS while it is received: of them each tenant may have as many at least.
+ */
+static size_t share_of(enum quota quota, size_t limit)
+{
+    size_t least = quota == QUOTA_DESCRIPTORS ? HOLD_MOST : 1;
+    size_t share = limit / 4 > least ? limit / 4 : least;
+
+    return share < limit ? share : limit;
+}
+
+static int check_share(struct model *model, const struct peer *peer, enum quota quota, size_t n,
+    const char *what, struct fault *fault)
+{
+    size_t share = share_of(quota, model->limits.of_user[quota]);
+    char outermost[NAME_SIZE] = "";
+
+    if (!scope_next_level(peer_scope(peer), outermost))
+        return 0;
+    return is_too_much(find(model, peer->uid, outermost), quota, n, share) ? exceeded(fault, what, share) : 0;
+}
+
 int model_charge(
     struct model *model, const struct peer *peer, enum quota quota, size_t n, struct fault *fault)
 {
     static const struct {
-        const char *of_user, *in_all;
+        const char *of_user, *in_all, *of_scope;
     } names[] = {
-        [QUOTA_CONNECTIONS] = { "connections of one user", "connections" },
-        [QUOTA_EVENTFDS] = { "eventfds of one user", "eventfds" },
-        [QUOTA_LINKS] = { "links of one user", "links" },
-        [QUOTA_AGENTS] = { "agents of one user", "agents" },
-        [QUOTA_SUBSCRIBERS] = { "subscribers of one user", "subscribers" },
-        [QUOTA_BYTES] = { "bytes under way of one user", "bytes under way" },
-        [QUOTA_DESCRIPTORS] = { "descriptors under way of one user", "descriptors under way" },
+        [QUOTA_CONNECTIONS] = { "connections of one user", "connections", "connections of one scope" },
+        [QUOTA_EVENTFDS] = { "eventfds of one user", "eventfds", NULL },
+        [QUOTA_LINKS] = { "links of one user", "links", NULL },
+        [QUOTA_AGENTS] = { "agents of one user", "agents", "agents of one scope" },
+        [QUOTA_SUBSCRIBERS] = { "subscribers of one user", "subscribers", "subscribers of one scope" },
+        [QUOTA_BYTES] = { "bytes under way of one user", "bytes under way", "bytes under way of one scope" },
+        [QUOTA_DESCRIPTORS] = { "descriptors under way of one user", "descriptors under way",
+            "descriptors under way of one scope" },
     };
     size_t limit = model->limits.of_user[quota], in_all = model->limits.in_all[quota];
     char level[NAME_SIZE] = "", done[NAME_SIZE] = "";
@@ -131,8 +162,9 @@ int model_charge(
         return exceeded(fault, names[quota].of_user, limit);
     if (!model->restoring && peer->uid != 0 && (n > in_all || model->used[quota] > in_all - n))
         return exceeded(fault, names[quota].in_all, in_all);
-    if (!model->restoring && is_scoped(quota))
-        r = check_scope(model, peer, quota, n, fault);
+    if (!model->restoring)
+        r = is_scoped(quota) ? check_scope(model, peer, quota, n, fault)
+                             : check_share(model, peer, quota, n, names[quota].of_scope, fault);
     if (r)
         return r;
     do {
@@ -140,7 +172,7 @@ int model_charge(
         if (!user)
             goto fail;
         user->used[quota] += n;
-    } while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
+    } while (next_level(peer, quota, level));
     model->used[quota] += n;
     return 0;
 
@@ -158,7 +190,7 @@ void model_refund(struct model *model, const struct peer *peer, enum quota quota
 
     do
         refund(model, peer, level, quota, n);
-    while (is_scoped(quota) && scope_next_level(peer_scope(peer), level));
+    while (next_level(peer, quota, level));
     model->used[quota] -= n;
 }
 
