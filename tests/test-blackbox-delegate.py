@@ -169,6 +169,12 @@ class Scopes(DelegateCase):
                      {"name": "other.x", "subsystems": [{"kind": "kvm", "name": "vm2"}]}, connection=other)
         web.call("Detach", {"name": "web.vm1"})
         agent.join()
+        # It has sockets that were made by who delegated, and could stop the broker with a page fault in a recvmsg().
+        parameters = {"name": "web.vm1", "subsystems": [subsystem], "fileDescriptorIndex": 0}
+        for sock in (web.sock, agent.frames.sock, self.pair()[0]):
+            error = self.refused("BadDescriptor", {"fileDescriptorIndex": 0}, "Attach", parameters, [sock.fileno()],
+                                 connection=web)
+            self.assertIn("delegated", error.parameters["reason"])
 
     def test_monitor(self):
         web, watcher = self.delegate("web", ["kvm/vm1"]), self.delegate("web", ["kvm/vm1"])

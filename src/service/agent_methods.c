@@ -94,7 +94,10 @@ static const char *complain(const struct connection *connection, int fd)
     /*
      * Whoever has it too can have a page fault in a recvmsg() of its own, on memory that a FUSE server or
      * userfaultfd(2) is to bring, and with it the lock that every recvmsg() waits for, MSG_DONTWAIT or not.
+     * A tenant has the credentials of who delegated, and sockets with those: its connection is one.
      */
+    if (connection->delegation)
+        return "nobody may hand one in through a delegated connection: leave it out, and one is made";
     if (connection->peer.uid != 0 && connection->peer.uid != geteuid())
         return "only root and evlinkd's own user may hand one in: leave it out, and one is made";
     return NULL;
