@@ -816,6 +816,20 @@ class Survive(KeptCase):
         evlink.until(lambda: self.client.call("Status")["connections"] == before - 1)
         self.delegate("web.more", connection=web)
 
+    @blackbox.needs_root
+    def test_in_all(self):
+        """What there may be in all holds for root's tenants, if not for root."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "conf")
+            with open(path, "w", encoding="ascii") as file:
+                file.write("[Broker]\nMaxEventfds=2\n")
+            self.keep("--config=" + path)
+        web = self.delegate("web")
+        web.hold("web.a")
+        self.client.hold("a")
+        self.refused("QuotaExceeded", {"what": "eventfds", "limit": 2}, "Hold", {"name": "web.b"}, connection=web)
+        self.client.hold("b")
+
     def test_memory(self):
         """What a long answer took is given back, and a connection that is closed takes none."""
         self.keep()

@@ -160,7 +160,9 @@ int model_charge(
     /* What comes back was charged before, maybe by another limit. */
     if (!model->restoring && is_too_much(find(model, peer->uid, ""), quota, n, limit))
         return exceeded(fault, names[quota].of_user, limit);
-    if (!model->restoring && peer->uid != 0 && (n > in_all || model->used[quota] > in_all - n))
+    /* Root is to see to it; its tenants are not. */
+    if (!model->restoring && (peer->uid != 0 || peer_scope(peer)[0]) &&
+        (n > in_all || model->used[quota] > in_all - n))
         return exceeded(fault, names[quota].in_all, in_all);
     if (!model->restoring)
         r = is_scoped(quota) ? check_scope(model, peer, quota, n, fault)
