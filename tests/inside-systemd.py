@@ -6,18 +6,21 @@ root, and nowhere else: it kills, stops and replaces the evlinkd of the machine 
 Each test begins with a service that was stopped and started, and so holds nothing, and ends with one that was not
 restarted more often than the test wanted."""
 import contextlib
+import glob
 import importlib
 import json
 import os
 import pwd
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -33,6 +36,7 @@ PROGRAM = "/usr/sbin/evlinkd"
 
 WATCHDOG_SECONDS = 2  # what test-systemd sets it to
 STORED_AT_MOST = 16
+CHILD_NICE = 10  # src/base/discard.c
 SATURATED = 2**64 - 2
 TENANT = 4321
 
@@ -78,6 +82,17 @@ def limit_of(pid, name):
     with open(f"/proc/{pid}/limits", encoding="ascii") as file:
         soft, hard = re.search(rf"^{name}\s+(\d+)\s+(\d+)", file.read(), re.MULTILINE).groups()
     return int(soft), int(hard)
+
+
+def nice_values(name):
+    """Those of all processes of this name."""
+    found = set()
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path, encoding="ascii") as file:
+            comm, rest = file.read().split("(", 1)[1].rsplit(")", 1)
+            if comm == name:
+                found.add(int(rest.split()[16]))  # field 19 of proc(5)
+    return found
 
 
 def journal(*arguments):
@@ -300,10 +315,24 @@ class Units(Case):
             with self.assertRaises(evlink.Error) as caught:
                 self.client.hold("x", fd)
             self.assertEqual(caught.exception.name, "NotAnEventfd")
-        ours.close()
         theirs.close()
-        for fd in (read, write, *others[3:]):
+        for fd in (write, *others[3:]):
             os.close(fd)
+        # They are closed over there too,
+        for fd, name in ((read, "the pipe"), (ours.fileno(), "the socket")):
+            events = select.poll()
+            events.register(fd, 0)
+            self.assertEqual(events.poll(1000 * PATIENCE), [(fd, select.POLLHUP)], name)
+        ours.close()
+        os.close(read)
+
+        # and by children that let others go first. Each is gone when it has had nothing to do for a moment.
+        def one_that_closes():
+            with tempfile.TemporaryFile() as file, contextlib.suppress(evlink.Error):
+                self.client.hold("x", file.fileno())
+            return nice_values("evlinkd-close") == {CHILD_NICE}
+
+        until(one_that_closes, "a child with a nice value of its own")
         agent = evlink.Agent.attach(self.client, "agent", {"vm": None})
         self.addCleanup(agent.hang_up)
         direct = self.client.connect(["kvm/vm/pio/0x510"], ["kvm/vm/gsi/5"], name="direct")
