@@ -242,14 +242,6 @@ uid_t discard_for(uid_t uid)
     return was;
 }
 
-bool discard_is_idle(void)
-{
-    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
-        if (pending(&state.lanes[i]) > 0)
-            return false;
-    return true;
-}
-
 bool discard_is_stuck(uid_t uid)
 {
     for (size_t i = 0; state.lanes && i < DISCARDERS; i++)

@@ -49,9 +49,6 @@ static inline void fd_discardp(int *fd)
 /* Takes the first message out of a socket's queue, and closes the descriptors in it, in the same way. */
 void fd_discard_message(int fd);
 
-/* Whether everything is closed that was to be. */
-bool discard_is_idle(void);
-
 /* Whether a child is stuck with what that user sent. */
 bool discard_is_stuck(uid_t uid);
 

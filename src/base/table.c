@@ -32,11 +32,6 @@ int table_start(void)
     return 0;
 }
 
-size_t table_size(void)
-{
-    return (size_t)table.limit.rlim_max;
-}
-
 bool table_has_room(void)
 {
     int size = (int)table.limit.rlim_max, n = 0;

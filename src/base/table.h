@@ -9,7 +9,6 @@
 #define BASE_TABLE_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 /* As many places are kept: two messages' worth; none in a table that is smaller than is fair. */
 #define TABLE_KEPT 512
@@ -17,9 +16,6 @@
 
 /* Raises the limit to what we may have, less those. -errno; harmless. */
 int table_start(void);
-
-/* How many places there are, the last ones included. */
-size_t table_size(void);
 
 /* Whether there is room for a message's descriptors, in the last places at worst. Of a small table it is not
  * known. */

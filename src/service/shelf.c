@@ -318,16 +318,6 @@ uint64_t item_number(const struct item *item)
     return item->number;
 }
 
-size_t shelf_in_flight(const struct shelf *shelf)
-{
-    return shelf->in_flight;
-}
-
-size_t shelf_live(const struct shelf *shelf)
-{
-    return shelf->live;
-}
-
 static int put(struct shelf *shelf, enum shelf_class class, struct item *const *items, size_t n)
 {
     struct queue *young = &shelf->queues[YOUNG], *agents = &shelf->queues[AGENTS];

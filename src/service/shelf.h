@@ -81,8 +81,4 @@ int64_t shelf_clean(struct shelf *shelf);
 int shelf_recover(
     struct shelf *shelf, const uint64_t *numbers, size_t n, struct item **ret_items, int *ret_fds);
 
-/* How many copies are in the queues, and how many items are live. */
-size_t shelf_in_flight(const struct shelf *shelf);
-size_t shelf_live(const struct shelf *shelf);
-
 #endif

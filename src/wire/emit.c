@@ -153,12 +153,3 @@ void emit_close_array(struct emit *emit)
 {
     close_with(emit, ']');
 }
-
-void emit_raw(struct emit *emit, const char *text)
-{
-    size_t n = strlen(text);
-    char *to = room(emit, n);
-
-    if (to)
-        wrote(emit, put_bytes(to, text, n));
-}

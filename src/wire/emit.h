@@ -30,7 +30,4 @@ void emit_close(struct emit *emit);
 void emit_open_array(struct emit *emit, const char *key);
 void emit_close_array(struct emit *emit);
 
-/* As it is: for what is known to be JSON, or a part of it. */
-void emit_raw(struct emit *emit, const char *text);
-
 #endif

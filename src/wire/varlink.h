@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Varlink's calls and replies as JSON: strict towards clients, exact towards them. What a method's
- * parameters mean is not for here (see fields.h for taking them apart).
+ * Varlink's calls and replies: strict towards clients, exact towards them. What a method's parameters mean is
+ * not for here (see fields.h for taking them apart).
+ *
+ * Each comes in two ways. Who serves many calls reads them as an array of values (varlink_*_read) and writes
+ * the answers straight (varlink_*_begin, varlink_*_end): evlinkd, and libevlink's agents. Who makes one at a
+ * time has jansson's objects (varlink_*_parse, varlink_*_write): libevlink's client, and the brokers and
+ * agents of tests. The fuzz targets hold one way against the other.
  */
 #ifndef WIRE_VARLINK_H
 #define WIRE_VARLINK_H
