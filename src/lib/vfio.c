@@ -30,7 +30,8 @@ static int index_of(enum evlink_plug_kind kind)
     }
 }
 
-unsigned evl_vfio_rivals(enum evlink_plug_kind kind)
+/* The set of those of INTx, MSI and MSI-X that cannot be in use beside this kind; 0 for other kinds. */
+static unsigned rivals(enum evlink_plug_kind kind)
 {
     const unsigned all =
         EVL_VFIO_KIND(EVLINK_PLUG_INTX) | EVL_VFIO_KIND(EVLINK_PLUG_MSI) | EVL_VFIO_KIND(EVLINK_PLUG_MSIX);
@@ -111,8 +112,7 @@ static int make_way(int device_fd, enum evlink_plug_kind kind, unsigned idle)
     int r;
 
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-        if (!(evl_vfio_rivals(kind) & EVL_VFIO_KIND(kinds[i])) ||
-            !is_enabled(device_fd, index_of(kinds[i]), 0))
+        if (!(rivals(kind) & EVL_VFIO_KIND(kinds[i])) || !is_enabled(device_fd, index_of(kinds[i]), 0))
             continue;
         if (!(idle & EVL_VFIO_KIND(kinds[i])))
             return -EBUSY;

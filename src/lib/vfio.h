@@ -32,9 +32,6 @@ struct evl_vfio_range {
 /* A bit for each kind, for sets of them. */
 #define EVL_VFIO_KIND(kind) (1u << (kind))
 
-/* The set of those of INTx, MSI and MSI-X that cannot be in use beside this kind; 0 for other kinds. */
-unsigned evl_vfio_rivals(enum evlink_plug_kind kind);
-
 /* Whether device_fd is a VFIO PCI device: 0, -EOPNOTSUPP another VFIO device, -ENOTTY none, -EBADF. */
 int evl_vfio_check(int device_fd);
 

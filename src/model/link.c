@@ -189,7 +189,7 @@ static void leave_site(struct model *model, struct end *end)
     site_put(model, site);
 }
 
-bool link_has(const struct link *link, const struct eventfd *eventfd)
+static bool link_has(const struct link *link, const struct eventfd *eventfd)
 {
     bool has = link->eventfd == eventfd;
 
@@ -198,7 +198,7 @@ bool link_has(const struct link *link, const struct eventfd *eventfd)
     return has;
 }
 
-void end_free(struct model *model, struct end *end)
+static void end_free(struct model *model, struct end *end)
 {
     end_set_stuck(model, end, false, false);
     agent_queue(end, OP_NONE);
@@ -406,7 +406,7 @@ static int make_link(
 }
 
 /* What is there at the far side has an owner: does peer have a right to it? */
-bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
+static bool end_may_use(struct model *model, const struct peer *peer, struct end *end)
 {
     const struct site *site;
     const struct held *held;
@@ -486,7 +486,7 @@ struct end *end_next_collision(const struct end *end, struct end *last)
 
 /* Puts an end in its site, unless something is there that it collides with, or its held eventfd has another
  * link. */
-int end_place(
+static int end_place(
     struct model *model, const struct peer *peer, struct job *job, struct end *end, struct fault *fault)
 {
     struct eventfd *eventfd;

@@ -106,7 +106,6 @@ void site_adopt(struct model *model, struct site *site);
 struct link *link_find(struct model *model, const char *name);
 void link_down(struct model *model, struct link *link, const char *reason);
 void link_dispose(struct model *model, struct link *link);
-bool link_has(const struct link *link, const struct eventfd *eventfd);
 void link_free(struct model *model, struct link *link);
 int link_charge(struct model *model, const struct peer *peer, struct link *link, struct fault *fault);
 bool link_is_gone(const struct link *link);
@@ -120,20 +119,15 @@ void end_set_eventfd(struct end *end, struct eventfd *eventfd);
 void end_set_stuck(struct model *model, struct end *end, bool contends, bool retried);
 void end_set_reason(struct end *end, const char *reason);
 struct end *end_new(struct link *link, const struct endpoint *endpoint, bool producer, uid_t uid);
-void end_free(struct model *model, struct end *end);
 void end_remove(struct model *model, struct end *end);
 bool end_is_eventfd(const struct end *end);
 void end_touch_collisions(struct model *model, struct end *end);
 struct end *end_next_collision(const struct end *end, struct end *last);
-int end_place(
-    struct model *model, const struct peer *peer, struct job *job, struct end *end, struct fault *fault);
-bool end_may_use(struct model *model, const struct peer *peer, struct end *end);
 const char *end_complaint(const struct endpoint *endpoint, bool producer);
 
 /* step.c */
 void link_touch(struct model *model, struct link *link);
 void site_touch(struct model *model, struct site *site);
-void link_step(struct model *model, struct link *link);
 bool end_gives_way(const struct end *end);
 void end_retire(struct model *model, struct end *end, const char *reason);
 void end_repay(struct model *model, struct end *end, uint64_t most);

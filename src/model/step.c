@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static void link_step(struct model *model, struct link *link);
+
 void link_touch(struct model *model, struct link *link)
 {
     saved_due(model, &link->saved);
@@ -621,7 +623,7 @@ static void touch_collisions(struct model *model, struct link *link)
             end_touch_collisions(model, link->ends[i]);
 }
 
-void link_step(struct model *model, struct link *link)
+static void link_step(struct model *model, struct link *link)
 {
     struct job *job;
     bool busy = false;
