@@ -330,8 +330,8 @@ static const struct method *find(const char *interface, const char *name)
     return NULL;
 }
 
-/* A method that is in the interface's text, but not in a table: its time will come, or it is another's to
- * serve. */
+/* A method that is in the interface's text, but not in a table: it is another's to serve, as
+ * io.evlink.Agent's are. */
 static bool is_described(const char *description, const char *name)
 {
     CLEANUP(freep) char *line = NULL;
