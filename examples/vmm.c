@@ -100,8 +100,8 @@ static int vmm_link(struct vmm *vmm, const char *doorbell, const char *interrupt
 }
 
 /*
- * At the end: the broker unplugs the VM's ends first, so the VM is still there. With the connection go the
- * links that were made through it.
+ * At the end: the broker unplugs the VM's ends first, so the VM is still there. With the agent go the links
+ * that it has an end of (EVLINK_AGENT above).
  */
 static void vmm_detach(struct vmm *vmm)
 {
