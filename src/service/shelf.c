@@ -25,7 +25,7 @@
 #define MESSAGE_BYTES ((size_t)10 * MESSAGE_MOST)
 
 /* From so many on they go among the old ones at once. */
-#define BATCH_LEAST 32
+#define BATCH_LEAST 100
 
 /* When the young ones are moved: by messages, as the kernel counts bytes, and by descriptors. */
 #define YOUNG_MESSAGES 100
