@@ -529,7 +529,8 @@ static bool has_input(const struct connection *connection)
 {
     int unread = 0;
 
-    return frame_in_is_too_long(&connection->in) || ioctl(connection->fd, SIOCINQ, &unread) < 0 || unread > 0;
+    return (connection->line ? line_is_too_long(connection->line) : frame_in_is_too_long(&connection->in)) ||
+           ioctl(connection->fd, SIOCINQ, &unread) < 0 || unread > 0;
 }
 
 /* Serves and receives until there is nothing to do or somebody else's turn. */

@@ -146,6 +146,11 @@ static ssize_t look(struct line *line, int socket, char *space, size_t room)
     return nul ? nul + 1 - space : n;
 }
 
+bool line_is_too_long(const struct line *line)
+{
+    return !line->taken && done(&line->page->in) > FRAME_MAX;
+}
+
 int line_receive(struct line *line, int socket)
 {
     struct direction *in = &line->page->in;

@@ -49,6 +49,9 @@ bool line_is_busy(const struct line *line);
 /* As socket_receive(), of one call. */
 int line_receive(struct line *line, int socket);
 
+/* Whether more is there of a call than it may have: line_receive() says so. */
+bool line_is_too_long(const struct line *line);
+
 /* The call, if it is whole: 1. *ret_interrupted: a process that has died had begun to take it. */
 int line_next(struct line *line, struct frame *ret_frame, bool *ret_interrupted);
 
