@@ -113,6 +113,9 @@ class Case(unittest.TestCase):
         self.addCleanup(self.stop)
         self.client = self.connect()
         self.hostile = self.connect(NOBODY)
+        # Both are there, and count.
+        for connection in (self.client, self.hostile):
+            connection.call("Status")
 
     def stop(self):
         broker, self.broker = self.broker, None
@@ -281,6 +284,7 @@ class Stuck(Case):
         self.assert_lively()
         self.assertIn(len(self.fuse.waiting), range(1, 5))
         other = self.connect(1001)
+        other.call("Status")
         mine = os.memfd_create("x")
         self.addCleanup(os.close, mine)
         before = len(self.broker.fds())

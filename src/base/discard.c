@@ -170,6 +170,8 @@ static struct lane *choose(uid_t uid)
             n++;
             if (clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) <= SLOW)
                 return lane;
+            /* Somebody may have killed its child, and what waits behind would wait for ever. */
+            (void)ensure_child(lane);
             if (!best || pending(lane) < pending(best))
                 best = lane;
         }
