@@ -197,20 +197,23 @@ int varlink_error_write(struct frame_out *out, const char *error, json_t *parame
     return write_object(out, json_pack("{s:s, s:O*}", "error", error, "parameters", parameters), NULL);
 }
 
-void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *error)
+/* Opens the whole and its parameters. value: NULL: without that member. */
+static void begin(struct emit *emit, struct frame_out *out, const char *key, const char *value)
 {
     *emit = (struct emit){ .out = out, .begin = frame_out_mark(out) };
     emit_open(emit, NULL);
-    emit_string(emit, "error", error);
+    emit_string(emit, key, value);
     emit_open(emit, "parameters");
+}
+
+void varlink_reply_begin(struct emit *emit, struct frame_out *out, const char *error)
+{
+    begin(emit, out, "error", error);
 }
 
 void varlink_call_begin(struct emit *emit, struct frame_out *out, const char *method)
 {
-    *emit = (struct emit){ .out = out, .begin = frame_out_mark(out) };
-    emit_open(emit, NULL);
-    emit_string(emit, "method", method);
-    emit_open(emit, "parameters");
+    begin(emit, out, "method", method);
 }
 
 /* Closes the whole and makes a frame of it. */
