@@ -273,8 +273,11 @@ class Dying(Case):
             process = evlink.AgentProcess(self.broker.path, "p", "w", pidfd)
             self.addCleanup(process.kill)
             os.kill(process.process.pid, 19)  # SIGSTOP: it will not answer
+            self.client.call("Status")
+            before = len(self.broker.fds())
             finish = self.in_background("Connect", {"producers": [PIO], "consumers": ["kvm/w/gsi/5"]})
-            evlink.until(lambda: len(self.broker.fds()) > len(self.fds_before))
+            # the other connection, and the link's eventfd
+            evlink.until(lambda: len(self.broker.fds()) == before + 2)
             process.kill()
             self.assert_error("PlugFailed", {"endpoint": "kvm/w/gsi/5", "errno": errno.ECONNRESET}, finish)
             self.nothing_linked()
