@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A private evlinkd for a test: see broker.h. */
 #include "broker.h"
+#include "lib/evlink.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -69,6 +70,19 @@ void broker_start(struct broker *broker, const char *const *arguments)
         pause_ms(5);
     }
     assert_true(i < 1000);
+}
+
+struct evlink_client *broker_open(const struct broker *broker)
+{
+    struct evlink_client *client;
+    struct evlink_status status;
+
+    assert_int_equal(evlink_client_open(broker->path, &client), 0);
+    /* With the first answer it has accepted us and the probe before, with the second it has seen that one
+     * leave. */
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(evlink_status(client, &status), 0);
+    return client;
 }
 
 static size_t count_now(const struct broker *broker)

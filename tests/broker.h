@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+struct evlink_client;
+
 struct broker {
     pid_t pid;
     char folder[64];
@@ -17,6 +19,9 @@ struct broker {
 
 /* Starts $EVLINKD with more arguments (NULL-terminated, NULL: none), and waits until it listens. Asserts. */
 void broker_start(struct broker *broker, const char *const *arguments);
+
+/* A connection to it that it has accepted, and nothing before that one is left to be. Asserts. */
+struct evlink_client *broker_open(const struct broker *broker);
 
 /* How many descriptors it has, once that has stayed the same for a moment. */
 size_t broker_count_fds(const struct broker *broker);

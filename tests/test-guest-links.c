@@ -66,7 +66,7 @@ static int setup_with(void **state, const char *const *arguments)
 
     *state = fixture;
     broker_start(&fixture->broker, arguments);
-    assert_int_equal(evlink_client_open(fixture->broker.path, &fixture->client), 0);
+    fixture->client = broker_open(&fixture->broker);
     fixture->fds = broker_count_fds(&fixture->broker);
     return 0;
 }

@@ -61,7 +61,7 @@ static int setup(void **state)
 
     *state = fixture;
     broker_start(&fixture->broker, NULL);
-    assert_int_equal(evlink_client_open(fixture->broker.path, &fixture->client), 0);
+    fixture->client = broker_open(&fixture->broker);
     fixture->fds = broker_count_fds(&fixture->broker);
     return 0;
 }
@@ -477,7 +477,7 @@ static void test_gone_for_good(void **state)
     /* The next one knows nothing of all that. */
     broker_start(&fixture->broker, NULL);
     evlink_client_free(fixture->client);
-    assert_int_equal(evlink_client_open(fixture->broker.path, &fixture->client), 0);
+    fixture->client = broker_open(&fixture->broker);
 }
 
 int main(void)
