@@ -60,6 +60,11 @@ class Case(unittest.TestCase):
         self.addCleanup(connection.close)
         return connection
 
+    def see_accepted(self, *connections):
+        """From here on their descriptors are among the broker's."""
+        for connection in connections:
+            connection.call("Status")
+
     def run_program(self, *arguments):
         return subprocess.run(
             [evlink.Broker.program(), *arguments],
@@ -292,6 +297,7 @@ class Rules(Case):
         self.alice = self.connect(self.broker, ALICE)
         self.bob = self.connect(self.broker, BOB)
         self.carol = self.connect(self.broker, CAROL)
+        self.see_accepted(self.alice, self.bob, self.carol)
 
     def attach(self, connection, name, vm):
         agent = evlink.Agent.attach(connection, name, {vm: None})
@@ -730,6 +736,7 @@ class Limits(Case):
         self.root = self.connect(self.broker)
         self.alice = self.connect(self.broker, ALICE)
         self.bob = self.connect(self.broker, BOB)
+        self.see_accepted(self.root, self.alice, self.bob)
 
     def eventfd(self):
         fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
