@@ -22,7 +22,6 @@ import json
 import mmap
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -721,9 +720,26 @@ class AgentProcess:
         self.process = subprocess.Popen(
             command + (["pidfd"] if pidfd else []), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        if self.process.stdout.readline() != b"attached\n":
+        try:
+            self._expect("attached")
+        except RuntimeError:
             self.kill()
-            raise RuntimeError("the agent's process did not attach")
+            raise
+
+    def _expect(self, word):
+        line = self.process.stdout.readline()
+        if line != word.encode() + b"\n":
+            raise RuntimeError(f"the agent's process said {line} instead of {word}")
+
+    def silence(self):
+        """From now on it answers nothing."""
+        self.process.stdin.write(b"silence\n")
+        self.process.stdin.flush()
+        self._expect("silent")
+
+    def wait_asked(self):
+        """Until one that is silent has been asked for something."""
+        self._expect("asked")
 
     def kill(self):
         self.process.kill()
@@ -831,10 +847,15 @@ def main():
     parameters, fds = {}, []
     if rest:
         parameters, fds = {"pidfdFileDescriptorIndex": 0}, [os.pidfd_open(os.getpid())]
-    Agent.attach(connection, name, {vm: Vm() if has_kvm() else None}, fds=fds, **parameters)
+    agent = Agent.attach(connection, name, {vm: Vm() if has_kvm() else None}, fds=fds, **parameters)
     close_all(fds)
     print("attached", flush=True)
-    select.select([sys.stdin], [], [])
+    for _ in sys.stdin:
+        agent.gate.clear()
+        n = len(agent.requests)
+        print("silent", flush=True)
+        agent.wait_for(n + 1)
+        print("asked", flush=True)
 
 
 if __name__ == "__main__":
