@@ -18,6 +18,7 @@ static const struct {
     { "memory", bench_memory },
     { "idle", bench_idle },
     { "store", bench_store },
+    { "systemd", bench_systemd },
 };
 
 #define N_GROUPS (sizeof(groups) / sizeof(groups[0]))

@@ -96,10 +96,12 @@ double proc_number(pid_t pid, const char *file, const char *name);
 
 /* ---- Pipelined calls ---- */
 
-/* Messages to be sent, as they are. */
+/* Messages to be sent, as they are. own_fds: each with the descriptors that are next, not all with the same.
+ */
 struct texts {
     char **text;
     size_t *length, n;
+    bool own_fds;
 };
 
 /*
@@ -171,5 +173,6 @@ void bench_guest(void);
 void bench_memory(void);
 void bench_idle(void);
 void bench_store(void);
+void bench_systemd(void);
 
 #endif

@@ -149,7 +149,8 @@ double pump(int fd, const struct texts *texts, const int *fds, size_t n_fds, siz
 
     while (answered < texts->n) {
         while (sent < texts->n && sent - answered < window) {
-            send_text(fd, texts->text[sent], texts->length[sent], fds, n_fds);
+            send_text(
+                fd, texts->text[sent], texts->length[sent], fds + (texts->own_fds ? sent * n_fds : 0), n_fds);
             sent++;
         }
         answered += receive(fd, reply, &at);

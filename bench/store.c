@@ -154,11 +154,9 @@ void bench_store(void)
 {
     struct row *one = row_new("store of 8,000, Hold each", "s6-fdholderd", "ms", RATIO_AT_MOST, 1),
                *many = row_new("store of 8,000, HoldMany of 200", "the same", "ms", RATIO_AT_MOST, 1),
-               *back = row_new("8,000 back after SIGKILL", "", "ms", NO_GOAL, 0),
-               *systemd = row_new("the same, beside systemd's store", "", "ms", NO_GOAL, 0);
+               *back = row_new("8,000 back after SIGKILL", "", "ms", NO_GOAL, 0);
     bool installed = system("command -v s6-fdholderd s6-ipcserver-socketbinder >/dev/null") == 0;
 
-    row_skip(systemd, "takes a service manager of its own");
     for (size_t i = 0; i < MANY; i++)
         if ((fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
             die("no eventfd: %m");
