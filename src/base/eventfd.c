@@ -30,7 +30,7 @@
 
 struct evaio {
     aio_context_t context; /* 0: none to be had */
-    int zero;              /* /dev/zero, what the reads read */
+    int zero;              /* /dev/zero, which the reads are of */
     int proc;              /* /proc/self/fd, where there is no AIO */
 };
 
@@ -127,14 +127,12 @@ struct evaio *evaio_free(struct evaio *aio)
     return NULL;
 }
 
-/* A one-byte read whose completion signals fd. */
-static struct iocb aio_read(struct evaio *aio, int fd, char *byte)
+/* A read of no bytes, which is complete at once, and whose completion signals fd. */
+static struct iocb aio_read(struct evaio *aio, int fd)
 {
     return (struct iocb){
         .aio_lio_opcode = IOCB_CMD_PREAD,
         .aio_fildes = (uint32_t)aio->zero,
-        .aio_buf = (uint64_t)(uintptr_t)byte,
-        .aio_nbytes = 1,
         .aio_flags = IOCB_FLAG_RESFD,
         .aio_resfd = (uint32_t)fd,
     };
@@ -162,8 +160,7 @@ static int is_eventfd_by_name(struct evaio *aio, int fd)
 
 int evaio_is_eventfd(struct evaio *aio, int fd)
 {
-    char byte;
-    struct iocb probe = aio_read(aio, fd, &byte), *list[] = { &probe };
+    struct iocb probe = aio_read(aio, fd), *list[] = { &probe };
 
     if (fd < 0)
         return -EBADF;
@@ -179,7 +176,7 @@ int evaio_is_eventfd(struct evaio *aio, int fd)
     return errno == EINVAL ? 0 : is_eventfd_by_name(aio, fd);
 }
 
-/* Submits reads, and waits for their completion: reads of /dev/zero are complete when io_submit() returns. */
+/* Submits reads, and waits for their completion: they are complete when io_submit() returns. */
 static int run_reads(struct evaio *aio, struct iocb **list, long n)
 {
     struct io_event events[AIO_RING];
@@ -201,11 +198,10 @@ static int run_reads(struct evaio *aio, struct iocb **list, long n)
 
 static int add_by_aio(struct evaio *aio, int fd, uint64_t count)
 {
-    char byte;
     struct iocb reads[AIO_ADD_MAX], *list[AIO_ADD_MAX];
 
     for (uint64_t i = 0; i < count; i++) {
-        reads[i] = aio_read(aio, fd, &byte);
+        reads[i] = aio_read(aio, fd);
         list[i] = &reads[i];
     }
     return run_reads(aio, list, (long)count);
@@ -276,7 +272,6 @@ static void add_clamped(struct evaio *aio, int fd, uint64_t count)
 
 void evaio_signal(struct evaio *aio, const struct evaio_signal *signals, size_t n)
 {
-    char byte;
     struct iocb reads[AIO_RING], *list[AIO_RING];
     size_t queued = 0;
 
@@ -290,7 +285,7 @@ void evaio_signal(struct evaio *aio, const struct evaio_signal *signals, size_t 
             queued = 0;
         }
         for (uint64_t k = 0; k < signals[i].count; k++, queued++) {
-            reads[queued] = aio_read(aio, signals[i].fd, &byte);
+            reads[queued] = aio_read(aio, signals[i].fd);
             list[queued] = &reads[queued];
         }
     }
