@@ -352,6 +352,27 @@ class Table(Case):
             self.client.call("Release", {"name": name})
         self.client.call("HoldMany", {"names": [f"x{i}" for i in range(253)]}, mine)
 
+    def test_made(self):
+        """What is made in a row with what comes in messages gets none of the places that are kept for that."""
+        self.broker = keeper.Keeper(uid=EVLINKD, nofile=2048)
+        self.addCleanup(self.stop)
+        self.client = self.connect()
+        mine = self.eventfd()
+        # The vault has room for no more than its part of the table: these take the rest.
+        for _ in range(320):
+            self.connect()
+        with self.assertRaises(evlink.Error):
+            for i in range(1500):
+                self.client.hold(f"one{i}", mine)
+        calls = [("Hold", {"name": "brought", "fileDescriptorIndex": 0}, [mine]), ("Hold", {"name": "made"}, [])] * 100
+        for method, parameters, fds in calls:
+            self.client.start(method, parameters, fds)
+        for _ in calls:
+            with self.assertRaises(evlink.Error) as caught:
+                self.client.finish()
+            self.assertEqual(caught.exception.parameters, {"what": "descriptors", "limit": 2048 - 512})
+        self.assertLessEqual(max(self.broker.fds()), 2048 - 512)
+
 
 @blackbox.needs_root
 class Agents(Case):

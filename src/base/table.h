@@ -21,7 +21,10 @@ int table_start(void);
  * known. */
 bool table_has_room(void);
 
-/* Opens the last places, until a message is received. To be repeated freely. */
+/*
+ * Opens the last places for messages. They are to be closed before a descriptor is made that stays, by which
+ * time several messages may have been received: either is a system call, where it changes anything.
+ */
 void table_open(void);
 void table_close(void);
 

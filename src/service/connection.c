@@ -365,7 +365,10 @@ struct admission {
     struct fault fault;
 };
 
-/* Before descriptors are taken: whether their user may have more, and there is room for them. */
+/*
+ * Before descriptors are taken: whether their user may have more, and there is room for them. The last places
+ * stay open until something else is done than receiving Holds.
+ */
 static int admit(void *userdata)
 {
     struct admission *admission = userdata;
@@ -396,7 +399,6 @@ static int receive_call(struct connection *connection, struct admission *admissi
     if (r < 0)
         return r == -EDQUOT ? -EBUSY : r;
     r = line_receive(connection->line, connection->fd);
-    table_close();
     /* What a subscriber sends is never taken, and nothing else is looked for behind it. */
     return r == -EBUSY ? 0 : r;
 }
@@ -414,12 +416,10 @@ static int receive(struct connection *connection, struct fault *fault)
         return receive_call(connection, &admission);
     if (bytes > connection->bytes_in)
         r = charge(connection, QUOTA_BYTES, &connection->bytes_in, bytes, &admission.fault);
-    if (r == 0) {
+    if (r == 0)
         r = socket_receive_if(connection->fd, in, admit, &admission);
-        table_close();
-    } else if (r > 0) {
+    else if (r > 0)
         r = -EDQUOT;
-    }
     if (r == -EDQUOT)
         *fault = admission.fault;
     /* The last places are only lent. */
@@ -581,6 +581,7 @@ static void advance(struct connection *connection, int64_t most)
     if (connection->finished && connection->monitor)
         hang_up(connection);
     take_turn(connection, clock_read(CLOCK_MONOTONIC) + most);
+    table_close();
     row_settle(server->row);
     if (!connection->failed || frame_out_pending(&connection->out) > 0) {
         bool was_full = is_full(connection);

@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/discard.h"
 #include "base/fd.h"
+#include "base/table.h"
 #include "service/method.h"
 #include "service/row.h"
 #include "service/show.h"
@@ -37,7 +38,9 @@ static int hold_one(struct connection *connection, const char *name, int *fd, co
     struct held *held;
     int r;
 
-    if (!model_is_awaited(model, name))
+    if (model_is_awaited(model, name))
+        table_close();
+    else
         row_open(row);
     r = model_hold(model, &connection->peer, &name, fd, 1, life, &fault);
     if (r == 0)
@@ -74,6 +77,7 @@ int method_hold(struct connection *connection, const void *parameters)
         if (p->semaphore.set && (eventfd_info(fd, &info) < 0 || info.semaphore != p->semaphore.value))
             return method_invalid(connection, "semaphore");
     } else {
+        table_close();
         fd = eventfd_create(p->semaphore.value);
         if (fd < 0)
             return fd;

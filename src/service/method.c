@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/reserve.h"
+#include "base/table.h"
 #include "service/row.h"
 #include "wire/interface.h"
 
@@ -205,6 +206,7 @@ static struct fault full_fault(void)
     struct fault fault = { .code = FAULT_QUOTA_EXCEEDED, .reason = "descriptors" };
     struct rlimit limit;
 
+    table_close();
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
         fault.number = (int64_t)limit.rlim_cur;
     return fault;
@@ -383,8 +385,10 @@ static int call(struct connection *connection)
         connection_end(connection);
         return 0;
     }
-    if (method->handler != method_hold)
+    if (method->handler != method_hold) {
+        table_close();
         row_settle(connection->server->row);
+    }
     r = method->handler(connection, &parameters);
     /* While the call waits, it takes up no more than it has to. */
     fdset_clear(&connection->fds);
