@@ -97,6 +97,18 @@ static const struct field hold_many_fields[] = {
     FIELDS_END,
 };
 
+/* What is wrong with the names of a call that brought no eventfd: that is told first. */
+static int names_fault(struct connection *connection, const char *const *names, size_t n, struct fault *fault)
+{
+    int r = model_may_hold(connection->server->model, &connection->peer, names, n, fault);
+
+    for (size_t i = 0; i < n && r == 0; i++)
+        for (size_t k = 0; k < i && r == 0; k++)
+            if (strcmp(names[i], names[k]) == 0)
+                r = fault_set(fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0);
+    return r;
+}
+
 static int hold_many(struct connection *connection, const void *parameters)
 {
     const struct hold_many_parameters *p = parameters;
@@ -116,33 +128,22 @@ static int hold_many(struct connection *connection, const void *parameters)
         return 0;
     VALUE_FOREACH(name, p->names)
     *last++ = name->string;
-    r = model_may_hold(model, &connection->peer, names, n, &fault);
-    if (r == FAULT_INVALID)
-        return method_invalid(connection, "names");
-    if (r)
-        return method_result(connection, r, &fault);
     for (size_t i = 0; i < n; i++) {
         fds[i] = fdset_steal(&connection->fds, i);
         if (evaio_is_eventfd(connection->server->aio, fds[i]) != 1 && bad == n)
             bad = i;
     }
-    if (bad < n) {
-        /* A name that is there twice is told first. */
-        for (size_t i = 0; i < n; i++)
-            for (size_t k = 0; k < i; k++)
-                if (strcmp(names[i], names[k]) == 0) {
-                    r = method_result(
-                        connection, fault_set(&fault, FAULT_NAME_TAKEN, names[i], NULL, NULL, 0), &fault);
-                    goto close;
-                }
+    /* The model sees where it puts them which names are taken: they need not be looked up before. */
+    r = bad == n ? model_hold(model, &connection->peer, names, fds, n, &life, &fault)
+                 : names_fault(connection, names, n, &fault);
+    if (r == FAULT_INVALID)
+        r = method_invalid(connection, "names");
+    else if (r)
+        r = method_result(connection, r, &fault);
+    else if (bad < n)
         r = method_not_an_eventfd(connection, (int64_t)bad);
-        goto close;
-    }
-    r = method_result(connection, model_hold(model, &connection->peer, names, fds, n, &life, &fault), &fault);
-    if (r == 0 && connection->call.root)
+    else
         connection_done(connection);
-
-close:
     for (size_t i = 0; i < n; i++)
         fd_discard(fds[i]);
     return r < 0 ? r : 0;
