@@ -433,7 +433,7 @@ static int hold(
     struct fault fault;
     int fd = eventfd_create(false), r;
 
-    r = model_hold(world->model, peer, &name, &fd, 1, life, &fault);
+    r = model_hold(world->model, peer, &name, &fd, 1, life, NULL, &fault);
     fd_close(fd);
     return r;
 }
@@ -700,14 +700,18 @@ static void test_pending(void **state)
     struct outcome outcome;
     struct fault fault;
     struct held *held;
+    const char *const name = "e";
     uint64_t count;
+    int fd;
 
     (void)state;
     world_open(&world);
+    fd = eventfd_create(false);
+    assert_true(fd >= 0);
     vm_attach(&world, 1, &root, true);
-    assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &held, &fault), 0);
+    assert_string_equal(held->name, name);
     assert_int_equal(model_signal(world.model, &root, "e", 3, &fault), 0);
-    assert_int_equal(model_held(world.model, &root, "e", &held, &fault), 0);
     /* A plug that fails gives back all that was pending, ... */
     world.vms[1].fail = EINVAL;
     connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
@@ -867,7 +871,7 @@ static void test_vring(void **state)
     fd = eventfd_create(false);
     assert_true(fd >= 0);
     vm_attach(&world, 0, &root, true);
-    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &fault), 0);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, NULL, &fault), 0);
     assert_int_equal(model_signal(world.model, &root, "e", 3, &fault), 0);
     connect_as(&world, &root, "kick", "eventfd/e", "vhost/vm0/vring/0/kick", &outcome);
     run(&world);
@@ -1519,7 +1523,7 @@ static void test_semaphore(void **state)
     assert_int_equal(hold(&world, &root, "z", &persistent), 0);
     connect_as(&world, &root, "late", "eventfd/a", "eventfd/z", &outcome);
     assert_true(outcome.done && outcome.r == 0);
-    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, &fault), 0);
+    assert_int_equal(model_hold(world.model, &root, &name, &fd, 1, &persistent, NULL, &fault), 0);
     assert_int_equal(get(&world, "late")->state, LINK_FAILED);
     assert_null(get(&world, "late")->ends[0]->eventfd);
     disconnect(&world, "late", &outcome);

@@ -162,7 +162,7 @@ static void unhold(struct held *held)
 }
 
 int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
-    const struct life_request *life, struct fault *fault)
+    const struct life_request *life, struct held **ret_held, struct fault *fault)
 {
     struct eventfd *eventfds[HOLD_MOST];
     struct held *helds[HOLD_MOST];
@@ -215,6 +215,8 @@ int model_hold(struct model *model, const struct peer *peer, const char *const *
         life_begin(model, &helds[i]->life, life);
         held_begin(model, helds[i]);
     }
+    if (ret_held)
+        *ret_held = helds[0];
     model_settle(model);
     return 0;
 }
@@ -234,12 +236,6 @@ static int get_held(struct model *model, const struct peer *peer, enum right rig
         return fault_set(fault, FAULT_PERMISSION, name, NULL, NULL, 0);
     *ret_held = held;
     return 0;
-}
-
-int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
-    struct fault *fault)
-{
-    return get_held(model, peer, RIGHT_LIST, name, ret_held, fault);
 }
 
 /* The end that has a held eventfd, or waits for it. Others' ends of that name are for others' eventfds. */

@@ -417,10 +417,10 @@ struct life_request {
 
 /*
  * Holds fds[i], verified eventfds, under names[i], n of them, all or none. fds: each is stolen (set to -1) if
- * 0 is returned, otherwise none is.
+ * 0 is returned, otherwise none is. ret_held: the first of them, or NULL.
  */
 int model_hold(struct model *model, const struct peer *peer, const char *const *names, int *fds, size_t n,
-    const struct life_request *life, struct fault *fault);
+    const struct life_request *life, struct held **ret_held, struct fault *fault);
 
 /* Undoes model_hold() of one, of which nothing came yet. */
 void model_unhold(struct model *model, struct held *held);
@@ -431,10 +431,6 @@ bool model_is_awaited(struct model *model, const char *name);
 /* Whether peer could hold names[0..n-1]: what model_hold() would say before it looks at descriptors. */
 int model_may_hold(
     struct model *model, const struct peer *peer, const char *const *names, size_t n, struct fault *fault);
-
-/* The held eventfd of that name, if peer may use it. */
-int model_held(struct model *model, const struct peer *peer, const char *name, struct held **ret_held,
-    struct fault *fault);
 
 /*
  * What Claim hands out: a held eventfd, or, for NAME/eoi, where the end of interrupt of NAME's level link

@@ -42,9 +42,7 @@ static int hold_one(struct connection *connection, const char *name, int *fd, co
         table_close();
     else
         row_open(row);
-    r = model_hold(model, &connection->peer, &name, fd, 1, life, &fault);
-    if (r == 0)
-        r = model_held(model, &connection->peer, name, &held, &fault);
+    r = model_hold(model, &connection->peer, &name, fd, 1, life, &held, &fault);
     if (r == 0) {
         if (row->open)
             row_add(row, connection, held);
@@ -134,7 +132,7 @@ static int hold_many(struct connection *connection, const void *parameters)
             bad = i;
     }
     /* The model sees where it puts them which names are taken: they need not be looked up before. */
-    r = bad == n ? model_hold(model, &connection->peer, names, fds, n, &life, &fault)
+    r = bad == n ? model_hold(model, &connection->peer, names, fds, n, &life, NULL, &fault)
                  : names_fault(connection, names, n, &fault);
     if (r == FAULT_INVALID)
         r = method_invalid(connection, "names");
