@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What can fail fails on demand: allocations, jansson's among them, and the system calls that fail.c lists.
+ * What can fail fails on demand: allocations, and the system calls that fail.c lists.
  * Programs are linked with $(fail_ldflags) for it.
  */
 #ifndef FUZZ_FAIL_H

@@ -39,6 +39,7 @@
 #include "fail.h"
 #include "fuzz.h"
 #include "lib/evlink.h"
+#include "tests/json.h"
 #include "wire/fields.h"
 #include "wire/socket.h"
 #include "wire/varlink.h"
@@ -427,10 +428,10 @@ static void take_calls(void)
     fail_pause(true);
     while (socket_receive(world.client_end, &world.called) > 0)
         while (frame_in_next(&world.called, &frame) > 0) {
-            struct varlink_call call;
+            struct json_call call;
 
-            MUST(varlink_call_parse(frame.text, frame.length, &call) == 0);
-            varlink_call_clear(&call);
+            MUST(json_call_parse(frame.text, frame.length, &call) == 0);
+            json_call_clear(&call);
             fdset_clear(&frame.fds);
         }
     fail_pause(false);
@@ -495,7 +496,7 @@ static json_t *inventory(void)
 {
     static const char call[] = "{\"method\":\"io.evlink.Agent.Inventory\",\"parameters\":{\"token\":7}}";
     struct frame_in in = { .limit = FRAME_REPLY_MAX };
-    struct varlink_reply reply;
+    struct json_reply reply;
     struct frame frame;
     json_t *plugged;
 
@@ -503,11 +504,11 @@ static json_t *inventory(void)
     MUST(evlink_agent_dispatch(world.agent) == 0);
     while (frame_in_next(&in, &frame) == 0)
         MUST(socket_receive(world.agent_end, &in) > 0);
-    MUST(varlink_reply_parse(frame.text, frame.length, &reply) == 0 && !reply.error);
+    MUST(json_reply_parse(frame.text, frame.length, &reply) == 0 && !reply.error);
     MUST(json_integer_value(json_object_get(reply.parameters, "token")) == 7);
     plugged = json_incref(json_object_get(reply.parameters, "plugged"));
     MUST(json_is_array(plugged));
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
     frame_in_clear(&in);
     return plugged;
 }
@@ -541,7 +542,7 @@ static size_t check_plugged(void)
 
 /* Whether what an honest broker would not say is in a call: another eventfd than the one that it sends, or an
  * Unplug of what is not plugged. */
-static bool is_lie(const struct varlink_call *call, const struct fdset *fds, bool settled)
+static bool is_lie(const struct json_call *call, const struct fdset *fds, bool settled)
 {
     json_t *items = json_object_get(call->parameters, "items"), *plugged = NULL, *item, *other;
     bool lie = false, unplug = strcmp(call->method, "io.evlink.Agent.Unplug") == 0;
@@ -570,13 +571,13 @@ static bool is_lie(const struct varlink_call *call, const struct fdset *fds, boo
 }
 
 /* The answer to a call: what it should be. */
-static void check_reply(const struct frame *frame, const struct varlink_call *call)
+static void check_reply(const struct frame *frame, const struct json_call *call)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     json_t *items, *item, *results;
     size_t i;
 
-    MUST(varlink_reply_parse(frame->text, frame->length, &reply) == 0 && !reply.continues);
+    MUST(json_reply_parse(frame->text, frame->length, &reply) == 0 && !reply.continues);
     items = json_object_get(call->parameters, "items");
     results = json_object_get(reply.parameters, "results");
     if (results) {
@@ -590,7 +591,7 @@ static void check_reply(const struct frame *frame, const struct varlink_call *ca
             MUST(!number == !json_object_get(item, "errnoName"));
         }
     }
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 /* The answers to what the agent was asked. Returns whether it makes sense. */
@@ -606,15 +607,15 @@ static bool take_replies(bool all)
     while (left > 0 && sane) {
         size_t length = strlen(at);
         struct varlink_request request;
-        struct varlink_call call;
+        struct json_call call;
 
         sane = varlink_request_read(at, length, &request) == 0;
         if (sane && all && !request.oneway) {
             while (frame_in_next(&in, &frame) == 0)
                 MUST(socket_receive(world.agent_end, &in) > 0);
-            MUST(varlink_call_parse(at, length, &call) == 0);
+            MUST(json_call_parse(at, length, &call) == 0);
             check_reply(&frame, &call);
-            varlink_call_clear(&call);
+            json_call_clear(&call);
         }
         if (sane)
             varlink_request_clear(&request);
@@ -672,7 +673,7 @@ static void call_agent(const char *text, bool later)
     bool first = frame_out_pending(&world.calls) == 0;
     struct frame_out out = { 0 };
     struct fdset fds = FDSET_EMPTY;
-    struct varlink_call call;
+    struct json_call call;
     const char *bytes;
     const struct fdset *sent;
 
@@ -681,9 +682,9 @@ static void call_agent(const char *text, bool later)
     if (frame_out_peek(&out, &bytes, &sent) > 0 && !world.torn) {
         size_t length = strlen(bytes);
 
-        if (varlink_call_parse(bytes, length, &call) == 0) {
+        if (json_call_parse(bytes, length, &call) == 0) {
             world.lied |= is_lie(&call, sent, first);
-            varlink_call_clear(&call);
+            json_call_clear(&call);
         }
         MUST(frame_out_add(&world.calls, bytes, length) == 0);
         MUST(frame_out_finish(&world.calls, frame_out_mark(&world.calls) - length, NULL) == 0);

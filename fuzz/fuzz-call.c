@@ -27,6 +27,7 @@
 #include "service/config.h"
 #include "service/config_links.h"
 #include "service/connection.h"
+#include "tests/json.h"
 #include "wire/fields.h"
 #include "wire/socket.h"
 #include "wire/varlink.h"
@@ -269,10 +270,10 @@ static void client_sends(size_t i, char *text, size_t length)
 
 static void take_reply(struct client *client, struct frame *frame)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     json_t *index;
 
-    MUST(varlink_reply_parse(frame->text, frame->length, &reply) == 0);
+    MUST(json_reply_parse(frame->text, frame->length, &reply) == 0);
     MUST(!reply.error || (frame->fds.n == 0 && strchr(reply.error, '.')));
     client->finals += !reply.continues;
     MUST(client->finals <= client->calls);
@@ -281,7 +282,7 @@ static void take_reply(struct client *client, struct frame *frame)
     /* Of Attach it is the agent's end, of Claim an eventfd. */
     if (frame->fds.n == 1 && json_object_get(reply.parameters, "agent"))
         add_agent(fdset_steal(&frame->fds, 0));
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 /* Whether there was anything. */
@@ -329,7 +330,7 @@ static void send_reply(struct agent_end *agent, json_t *parameters)
 {
     struct frame_out out = { 0 };
 
-    MUST(parameters && varlink_reply_write(&out, parameters, false, NULL) == 0);
+    MUST(parameters && json_reply_write(&out, parameters, false, NULL) == 0);
     (void)socket_send(agent->fd, &out);
     frame_out_clear(&out);
     json_decref(parameters);
@@ -441,10 +442,10 @@ static void take_items(struct agent_end *agent, struct frame *frame, json_t *ite
 
 static void take_call(struct agent_end *agent, struct frame *frame)
 {
-    struct varlink_call call;
+    struct json_call call;
     json_t *items;
 
-    MUST(varlink_call_parse(frame->text, frame->length, &call) == 0);
+    MUST(json_call_parse(frame->text, frame->length, &call) == 0);
     items = json_object_get(call.parameters, "items");
     agent->plugs = strcmp(call.method, "io.evlink.Agent.Plug") == 0;
     if (agent->plugs || strcmp(call.method, "io.evlink.Agent.Unplug") == 0) {
@@ -456,7 +457,7 @@ static void take_call(struct agent_end *agent, struct frame *frame)
     } else {
         MUST(strcmp(call.method, "io.evlink.Agent.Notify") == 0 && call.oneway && frame->fds.n == 0);
     }
-    varlink_call_clear(&call);
+    json_call_clear(&call);
 }
 
 static bool run_agent(struct agent_end *agent)

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Failures of memory and of system calls, where a test wants them. A program that is linked with this and
- * with
- * --wrap (INJECTED in Makefile.am) is what it is without, but for what the file says that EVLINK_INJECT
- * names: struct control, which the test writes through a mapping of its own. jansson and libevent allocate by
- * what is wrapped here too.
+ * with --wrap (inject_LDFLAGS in Makefile.am) is what it is without, but for what the file says that
+ * EVLINK_INJECT names: struct control, which the test writes through a mapping of its own. libevent allocates
+ * by what is wrapped here too.
  *
  * Memory fails in two ways: one allocation alone, or, as where a limit is reached, that one and all that
  * follow, but for as much as was freed since. A system call fails with the errno that is asked for where it
@@ -17,7 +16,6 @@
 #include <event2/event.h>
 #include <execinfo.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <malloc.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -378,7 +376,6 @@ static void __attribute__((constructor)) begin(void)
     void *memory;
     int fd;
 
-    json_set_alloc_funcs(__wrap_malloc, __wrap_free);
     event_set_mem_functions(__wrap_malloc, __wrap_realloc, __wrap_free);
     fd = path ? __real_open(path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0)

@@ -11,6 +11,7 @@
 #include "base/eventfd.h"
 #include "base/fd.h"
 #include "examples/guest.h"
+#include "json.h"
 #include "lib/evlink.h"
 #include "wire/socket.h"
 #include "wire/varlink.h"
@@ -117,18 +118,18 @@ static void peer_queue(
 
     CHECK(parameters);
     CHECK(fdset_dup(&set, fds, n) == 0);
-    CHECK(varlink_call_write(&peer->out, method, parameters, flags, &set) == 0);
+    CHECK(json_call_write(&peer->out, method, parameters, flags, &set) == 0);
     json_decref(parameters);
 }
 
-static struct varlink_reply peer_reply(struct peer *peer)
+static struct json_reply peer_reply(struct peer *peer)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     struct frame frame;
 
     CHECK(peer_next(peer, &frame));
     CHECK(frame.fds.n == 0);
-    CHECK(varlink_reply_parse(frame.text, frame.length, &reply) == 0);
+    CHECK(json_reply_parse(frame.text, frame.length, &reply) == 0);
     return reply;
 }
 
@@ -165,7 +166,7 @@ static void broker_attach(struct broker *broker)
     broker->agent.fd = pair[0];
     broker->agent.in.limit = FRAME_REPLY_MAX;
     CHECK(fdset_adopt(&fds, &pair[1], 1) == 0);
-    CHECK(varlink_reply_write(&broker->peer.out, parameters, false, &fds) == 0);
+    CHECK(json_reply_write(&broker->peer.out, parameters, false, &fds) == 0);
 }
 
 static void broker_script(struct broker *broker)
@@ -181,9 +182,9 @@ static void broker_script(struct broker *broker)
         json_t *parameters = json_object_get(step, "parameters");
 
         if (error)
-            CHECK(varlink_error_write(&broker->peer.out, error, parameters) == 0);
+            CHECK(json_error_write(&broker->peer.out, error, parameters) == 0);
         else
-            CHECK(varlink_reply_write(&broker->peer.out, parameters,
+            CHECK(json_reply_write(&broker->peer.out, parameters,
                       json_is_true(json_object_get(step, "continues")), &fds) == 0);
     }
 }
@@ -194,22 +195,22 @@ static void *broker_main(void *data)
     struct frame frame;
 
     while (peer_next(&broker->peer, &frame)) {
-        struct varlink_call call;
+        struct json_call call;
 
-        CHECK(varlink_call_parse(frame.text, frame.length, &call) == 0);
+        CHECK(json_call_parse(frame.text, frame.length, &call) == 0);
         (void)snprintf(broker->last_method, sizeof(broker->last_method), "%s", call.method);
         json_decref(broker->last_parameters);
         broker->last_parameters = json_incref(call.parameters);
         broker->last_fds = frame.fds.n;
         if (broker->plug_items && strcmp(call.method, "io.evlink.Broker.Connect") == 0) {
-            struct varlink_reply reply;
+            struct json_reply reply;
 
             peer_queue(&broker->agent, "io.evlink.Agent.Plug",
                 json_pack("{s:O}", "items", broker->plug_items), 0, &broker->plug_fd, 1);
             peer_flush(&broker->agent);
             reply = peer_reply(&broker->agent);
             broker->plug_reply = json_incref(reply.parameters);
-            varlink_reply_clear(&reply);
+            json_reply_clear(&reply);
         }
         if (broker->silent)
             ;
@@ -218,9 +219,9 @@ static void *broker_main(void *data)
         else if (broker->script)
             broker_script(broker);
         else
-            CHECK(varlink_reply_write(&broker->peer.out, NULL, false, NULL) == 0);
+            CHECK(json_reply_write(&broker->peer.out, NULL, false, NULL) == 0);
         peer_flush(&broker->peer);
-        varlink_call_clear(&call);
+        json_call_clear(&call);
         fdset_clear(&frame.fds);
     }
     peer_clear(&broker->peer);
@@ -405,7 +406,7 @@ static void dispatch(struct fixture *f)
 static const char *take_result(struct fixture *f, const char *endpoint)
 {
     static char name[32];
-    struct varlink_reply reply = peer_reply(&f->broker.agent);
+    struct json_reply reply = peer_reply(&f->broker.agent);
     json_t *results = json_object_get(reply.parameters, "results");
     json_t *result = json_array_get(results, 0);
     const char *errno_name = json_string_value(json_object_get(result, "errnoName"));
@@ -416,7 +417,7 @@ static const char *take_result(struct fixture *f, const char *endpoint)
     assert_string_equal(json_string_value(json_object_get(result, "endpoint")), endpoint);
     assert_int_equal(!errno_name, !json_object_get(result, "errno"));
     (void)snprintf(name, sizeof(name), "%s", errno_name ? errno_name : "");
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
     return name;
 }
 
@@ -445,7 +446,7 @@ static void assert_inventory(struct fixture *f, const char *expected_format, ...
 
 static void assert_inventory(struct fixture *f, const char *expected_format, ...)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     CLEANUP(freep) char *expected = NULL;
     CLEANUP(freep) char *text = NULL;
     va_list arguments;
@@ -460,7 +461,7 @@ static void assert_inventory(struct fixture *f, const char *expected_format, ...
     assert_int_equal(json_integer_value(json_object_get(reply.parameters, "token")), 7);
     text = json_dumps(json_object_get(reply.parameters, "plugged"), JSON_COMPACT | JSON_SORT_KEYS);
     assert_string_equal(text, expected);
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 #define ENTRY "{\"endpoint\":\"%s\",\"eventfdId\":%" PRId64 "}"
@@ -596,7 +597,7 @@ static void test_verbs(void **state)
 {
     struct fixture *f = *state;
     const char *const from[] = { "eventfd/a", NULL }, *const to[] = { "eventfd/b", "eventfd/c", NULL };
-    const char *const labels[] = { "k=v=w", NULL }, *const bad_labels[] = { "k", NULL };
+    const char *const labels[] = { "k=no", "kk=x", "k=v=w", NULL }, *const bad_labels[] = { "k", NULL };
     const struct evlink_link_spec specs[] = {
         { .producers = from, .consumers = to, .no_wait = true, .lifetime = EVLINK_LEASE, .lease_seconds = 5 },
         { .name = "l2", .producers = to, .consumers = from, .group = "g", .labels = labels },
@@ -644,7 +645,8 @@ static void test_verbs(void **state)
     assert_sent(f, "ConnectMany",
         "{'leaseSeconds':5,'lifetime':'lease','links':[{'consumers':['eventfd/b','eventfd/"
         "c'],'producers':['eventfd/"
-        "a']},{'consumers':['eventfd/a'],'group':'g','labels':{'k':'v=w'},'name':'l2','producers':['eventfd/"
+        "a']},{'consumers':['eventfd/"
+        "a'],'group':'g','labels':{'k':'v=w','kk':'x'},'name':'l2','producers':['eventfd/"
         "b','eventfd/c']}],'wait':false}");
     assert_int_equal(
         evlink_connect(f->client,
@@ -1021,7 +1023,7 @@ static void test_doorbells(void **state)
 static const char *take_results(struct fixture *f)
 {
     static char names[256];
-    struct varlink_reply reply = peer_reply(&f->broker.agent);
+    struct json_reply reply = peer_reply(&f->broker.agent);
     json_t *result;
     size_t i;
 
@@ -1032,7 +1034,7 @@ static const char *take_results(struct fixture *f)
         (void)snprintf(
             names + strlen(names), sizeof(names) - strlen(names), "%s%s", i ? " " : "", name ? name : "-");
     }
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
     return names;
 }
 
@@ -1370,7 +1372,7 @@ static void test_arguments(void **state)
 /* Calls the agent and wants no less than a good answer, from somebody who serves it. */
 static void assert_serves(struct fixture *f)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
 
     peer_queue(&f->broker.agent, "io.evlink.Agent.Inventory", json_object(), 0, NULL, 0);
     peer_flush(&f->broker.agent);
@@ -1378,7 +1380,7 @@ static void assert_serves(struct fixture *f)
     assert_null(reply.error);
     assert_non_null(json_object_get(reply.parameters, "plugged"));
     assert_null(json_object_get(reply.parameters, "token"));
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 static int vmm_stop(void *userdata, const struct evlink_plug *plug)
@@ -1513,7 +1515,7 @@ static void test_dispatch_in_call(void **state)
 
 static void test_either_first(void **state)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     const struct evlink_agent_ops ops = { .plug = vmm_plug, .unplug = vmm_unplug };
     struct fixture *f = *state;
     struct vmm vmm = { .f = f };
@@ -1529,7 +1531,7 @@ static void test_either_first(void **state)
     peer_flush(&f->broker.agent);
     dispatch(f);
     reply = peer_reply(&f->broker.agent);
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 static void *free_elsewhere(void *data)
@@ -1568,7 +1570,7 @@ static void test_freed_elsewhere(void **state)
 static void assert_refused(struct fixture *f, const char *method, json_t *parameters, const char *error,
     const char *key, const char *value)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
 
     peer_queue(&f->broker.agent, method, parameters, 0, NULL, 0);
     peer_flush(&f->broker.agent);
@@ -1576,7 +1578,7 @@ static void assert_refused(struct fixture *f, const char *method, json_t *parame
     reply = peer_reply(&f->broker.agent);
     assert_string_equal(reply.error, error);
     assert_string_equal(json_string_value(json_object_get(reply.parameters, key)), value);
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 static void test_bad_calls(void **state)
@@ -1629,7 +1631,7 @@ static void test_much(void **state)
     struct fixture *f = *state;
     struct vmm vmm = { .f = f };
     struct pollfd polled;
-    struct varlink_reply reply;
+    struct json_reply reply;
     int fd = new_eventfd();
     size_t seen = 0;
 
@@ -1673,7 +1675,7 @@ static void test_much(void **state)
     for (int i = 0; i < 40; i++) {
         reply = peer_reply(&f->broker.agent);
         seen += json_array_size(json_object_get(reply.parameters, "plugged"));
-        varlink_reply_clear(&reply);
+        json_reply_clear(&reply);
     }
     assert_int_equal(seen, 40 * 4000);
     fd_close(fd);
@@ -1751,7 +1753,7 @@ static void *confined_masker(void *data)
 
 static void confined_items(struct fixture *f, const char *method, const int *fds)
 {
-    struct varlink_reply reply;
+    struct json_reply reply;
     json_t *items = json_array(), *result;
     size_t i;
 
@@ -1767,7 +1769,7 @@ static void confined_items(struct fixture *f, const char *method, const int *fds
     json_array_foreach (json_object_get(reply.parameters, "results"), i, result)
         CHECK(!json_object_get(result, "errno"));
     CHECK(i == CONFINED_ITEMS);
-    varlink_reply_clear(&reply);
+    json_reply_clear(&reply);
 }
 
 /* The broker of the confined agent: in steady state, with everything that there is. Ends the process. */
@@ -1789,9 +1791,9 @@ static void *confined_broker(void *data)
         peer_flush(&f->broker.agent);
         (void)poll(NULL, 0, 10);
         for (int i = 0; i < 50; i++) {
-            struct varlink_reply reply = peer_reply(&f->broker.agent);
+            struct json_reply reply = peer_reply(&f->broker.agent);
 
-            varlink_reply_clear(&reply);
+            json_reply_clear(&reply);
         }
         confined_items(f, "io.evlink.Agent.Unplug", fds);
     }

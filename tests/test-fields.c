@@ -4,6 +4,7 @@
 #include "wire/fields.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 struct record {
@@ -11,7 +12,7 @@ struct record {
     struct opt_int number;
     bool flag;
     struct opt_bool perhaps;
-    json_t *object, *strings, *objects, *dict;
+    const struct value *object, *strings, *objects, *dict;
 };
 
 static const struct field all_fields[] = {
@@ -32,26 +33,28 @@ static const struct field required_fields[] = {
     FIELDS_END,
 };
 
-static json_t *load(const char *text)
+/* NULL: no object at all, which is the empty one. */
+static int read_text(const char *text, const struct field *fields, enum fields_mode mode,
+    struct values *ret_values, struct record *record, const char **ret_bad)
 {
-    json_t *json = json_loads(text, JSON_DECODE_ANY, NULL);
-
-    if (!json)
+    *ret_values = (struct values){ .values = NULL };
+    if (text && values_read(text, strlen(text), ret_values) < 0)
         fail_msg("the test's own JSON is bad: %s", text);
-    return json;
+    return fields_read(ret_values->values, fields, mode, record, ret_bad);
 }
 
 static void test_all_types(void **state)
 {
-    json_t *json =
-        load("{\"string\": \"text\", \"int\": -9223372036854775808, \"bool\": true, \"optBool\": false,"
-             "\"object\": {\"a\": 1}, \"strings\": [\"a\", \"b\"], \"objects\": [{}, {\"b\": []}],"
-             "\"dict\": {\"key\": \"value\"}}");
+    static const char text[] =
+        "{\"string\": \"text\", \"int\": -9223372036854775808, \"bool\": true, \"optBool\": false,"
+        "\"object\": {\"a\": 1}, \"strings\": [\"a\", \"b\"], \"objects\": [{}, {\"b\": []}],"
+        "\"dict\": {\"key\": \"value\"}}";
     struct record record = { 0 };
     const char *bad = "untouched";
+    struct values values;
 
     (void)state;
-    assert_int_equal(fields_decode(json, all_fields, FIELDS_STRICT, &record, &bad), 0);
+    assert_int_equal(read_text(text, all_fields, FIELDS_STRICT, &values, &record, &bad), 0);
     assert_string_equal(bad, "untouched");
     assert_string_equal(record.string, "text");
     assert_true(record.number.set);
@@ -59,18 +62,19 @@ static void test_all_types(void **state)
     assert_true(record.flag);
     assert_true(record.perhaps.set);
     assert_false(record.perhaps.value);
-    assert_int_equal(json_object_size(record.object), 1);
-    assert_int_equal(json_array_size(record.strings), 2);
-    assert_int_equal(json_array_size(record.objects), 2);
-    assert_string_equal(json_string_value(json_object_get(record.dict, "key")), "value");
-    json_decref(json);
+    assert_int_equal(value_size(record.object), 1);
+    assert_int_equal(value_size(record.strings), 2);
+    assert_int_equal(value_size(record.objects), 2);
+    assert_string_equal(value_string(value_get(record.dict, "key")), "value");
+    values_clear(&values);
 
     /* empty containers are fine */
-    json = load("{\"strings\": [], \"objects\": [], \"dict\": {}, \"object\": {}}");
-    assert_int_equal(fields_decode(json, all_fields, FIELDS_STRICT, &record, &bad), 0);
-    assert_int_equal(json_array_size(record.strings), 0);
-    assert_int_equal(json_object_size(record.dict), 0);
-    json_decref(json);
+    assert_int_equal(read_text("{\"strings\": [], \"objects\": [], \"dict\": {}, \"object\": {}}", all_fields,
+                         FIELDS_STRICT, &values, &record, &bad),
+        0);
+    assert_int_equal(value_size(record.strings), 0);
+    assert_int_equal(value_size(record.dict), 0);
+    values_clear(&values);
 }
 
 /* Absent or null, an optional one leaves what was there. */
@@ -85,11 +89,12 @@ static void test_defaults(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(objects) / sizeof(objects[0]); i++) {
-        json_t *json = objects[i] ? load(objects[i]) : NULL, *mine = json_object();
+        static const struct value object = { .type = VALUE_OBJECT }, *const mine = &object;
         struct record record = { "mine", { true, 7 }, true, { true, true }, mine, mine, mine, mine };
         const char *bad = NULL;
+        struct values values;
 
-        assert_int_equal(fields_decode(json, all_fields, FIELDS_STRICT, &record, &bad), 0);
+        assert_int_equal(read_text(objects[i], all_fields, FIELDS_STRICT, &values, &record, &bad), 0);
         assert_null(bad);
         assert_string_equal(record.string, "mine");
         assert_true(record.number.set);
@@ -100,8 +105,7 @@ static void test_defaults(void **state)
         assert_ptr_equal(record.strings, mine);
         assert_ptr_equal(record.objects, mine);
         assert_ptr_equal(record.dict, mine);
-        json_decref(mine);
-        json_decref(json);
+        values_clear(&values);
     }
 }
 
@@ -127,19 +131,20 @@ static void test_wrong_types(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         for (size_t k = 0; k < 8 && cases[i].wrong[k]; k++) {
-            json_t *json = json_object();
             struct record record = { 0 };
-            const char *bad = NULL;
+            struct values values;
+            const char *bad;
+            char text[64];
 
-            assert_int_equal(json_object_set_new(json, cases[i].name, load(cases[i].wrong[k])), 0);
+            (void)snprintf(text, sizeof(text), "{\"%s\": %s}", cases[i].name, cases[i].wrong[k]);
             for (int mode = FIELDS_STRICT; mode <= FIELDS_LENIENT; mode++) {
                 bad = NULL;
                 assert_int_equal(
-                    fields_decode(json, all_fields, (enum fields_mode)mode, &record, &bad), -EINVAL);
+                    read_text(text, all_fields, (enum fields_mode)mode, &values, &record, &bad), -EINVAL);
                 assert_non_null(bad);
                 assert_string_equal(bad, cases[i].name);
+                values_clear(&values);
             }
-            json_decref(json);
         }
 }
 
@@ -162,14 +167,15 @@ static void test_required(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        json_t *json = cases[i].json ? load(cases[i].json) : NULL;
         struct record record = { 0 };
         const char *bad = NULL;
+        struct values values;
 
-        assert_int_equal(fields_decode(json, required_fields, FIELDS_STRICT, &record, &bad), -EINVAL);
+        assert_int_equal(
+            read_text(cases[i].json, required_fields, FIELDS_STRICT, &values, &record, &bad), -EINVAL);
         assert_non_null(bad);
         assert_string_equal(bad, cases[i].bad);
-        json_decref(json);
+        values_clear(&values);
     }
 }
 
@@ -180,33 +186,38 @@ static void test_unknown(void **state)
         "{\"unknown\": null, \"first\": \"a\", \"second\": 1}",
         "{\"first\": \"a\", \"unknown\": {}, \"second\": 1}",
     };
+    static const struct {
+        const char *json, *bad;
+    } near[] = {
+        /* names are what they are: no prefixes, no other case */
+        { "{\"first\": \"a\", \"second\": 1, \"First\": \"a\"}", "First" },
+        { "{\"first\": \"a\", \"second\": 1, \"firs\": \"a\"}", "firs" },
+    };
     struct record record = { 0 };
+    struct values values;
     const char *bad;
-    json_t *json;
 
     (void)state;
     for (size_t i = 0; i < sizeof(objects) / sizeof(objects[0]); i++) {
-        json = load(objects[i]);
         bad = NULL;
-        assert_int_equal(fields_decode(json, required_fields, FIELDS_STRICT, &record, &bad), -EINVAL);
+        assert_int_equal(
+            read_text(objects[i], required_fields, FIELDS_STRICT, &values, &record, &bad), -EINVAL);
         assert_non_null(bad);
         assert_string_equal(bad, "unknown");
+        values_clear(&values);
         bad = NULL;
-        assert_int_equal(fields_decode(json, required_fields, FIELDS_LENIENT, &record, &bad), 0);
+        assert_int_equal(read_text(objects[i], required_fields, FIELDS_LENIENT, &values, &record, &bad), 0);
         assert_null(bad);
         assert_string_equal(record.string, "a");
         assert_int_equal(record.number.value, 1);
-        json_decref(json);
+        values_clear(&values);
     }
-    /* names are what they are: no prefixes, no other case */
-    json = load("{\"first\": \"a\", \"second\": 1, \"First\": \"a\"}");
-    assert_int_equal(fields_decode(json, required_fields, FIELDS_STRICT, &record, &bad), -EINVAL);
-    assert_string_equal(bad, "First");
-    json_decref(json);
-    json = load("{\"first\": \"a\", \"second\": 1, \"firs\": \"a\"}");
-    assert_int_equal(fields_decode(json, required_fields, FIELDS_STRICT, &record, &bad), -EINVAL);
-    assert_string_equal(bad, "firs");
-    json_decref(json);
+    for (size_t i = 0; i < sizeof(near) / sizeof(near[0]); i++) {
+        assert_int_equal(
+            read_text(near[i].json, required_fields, FIELDS_STRICT, &values, &record, &bad), -EINVAL);
+        assert_string_equal(bad, near[i].bad);
+        values_clear(&values);
+    }
 }
 
 int main(void)

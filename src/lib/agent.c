@@ -138,17 +138,19 @@ int evlink_agent_add_vhost(struct evlink_agent *agent, const char *device, int v
 
 /* ---- Attached ---- */
 
-static void add_subsystems(struct evl_params *params, const struct evl_plugs *plugs)
+static void add_subsystems(struct emit *emit, const struct evl_plugs *plugs)
 {
-    json_t *array = json_array();
     enum subsystem kind;
     const char *name;
 
-    for (size_t i = 0; (name = evl_plugs_subsystem(plugs, i, &kind)); i++)
-        if (json_array_append_new(
-                array, json_pack("{s:s, s:s}", "kind", subsystem_name(kind), "name", name)) < 0)
-            evl_params_fail(params, -ENOMEM, "out of memory");
-    evl_params_json(params, "subsystems", array);
+    emit_open_array(emit, "subsystems");
+    for (size_t i = 0; (name = evl_plugs_subsystem(plugs, i, &kind)); i++) {
+        emit_open(emit, NULL);
+        emit_string(emit, "kind", subsystem_name(kind));
+        emit_string(emit, "name", name);
+        emit_close(emit);
+    }
+    emit_close_array(emit);
 }
 
 static bool served_by_us(struct evlink_agent *agent)
@@ -176,14 +178,15 @@ static int ask(struct evlink_agent *agent, struct evlink_client *client, int *re
         FIELDS_END,
     };
     CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
-    struct evl_params params = { 0 };
+    struct evl_params params;
     struct fdset fds = FDSET_EMPTY;
     struct opt_int index = { 0 };
     const char *bad;
     int pidfd, r;
 
+    evl_params_begin(&params, BROKER("Attach"));
     evl_params_string(&params, "name", agent->name);
-    add_subsystems(&params, &agent->plugs);
+    add_subsystems(&params.emit, &agent->plugs);
     if (agent->flags & EVLINK_AGENT_TAKEOVER)
         evl_params_bool(&params, "takeover", true);
     /* Linux 5.3. Without it, the broker knows of our end when the socket closes. */
@@ -193,10 +196,10 @@ static int ask(struct evlink_agent *agent, struct evlink_client *client, int *re
             evl_params_fail(&params, -ENOMEM, "out of memory");
         evl_params_int(&params, "pidfdFileDescriptorIndex", 0);
     }
-    r = evl_client_call(client, BROKER("Attach"), &params, &fds, &answer);
+    r = evl_client_call(client, &params, &fds, &answer);
     if (r != 0)
         return r;
-    if (fields_decode(answer.reply.parameters, fields, FIELDS_LENIENT, &index, &bad) < 0)
+    if (fields_read(answer.reply.parameters, fields, FIELDS_LENIENT, &index, &bad) < 0)
         return evl_client_nonsense(client, bad);
     return evl_client_steal(client, &answer, index, ret_fd);
 }

@@ -120,7 +120,6 @@ static void disconnect(struct evlink_client *client)
 {
     client->fd = fd_close(client->fd);
     frame_in_clear(&client->in);
-    frame_out_clear(&client->out);
 }
 
 int evlink_client_reconnect(struct evlink_client *client)
@@ -340,33 +339,31 @@ static void set_deadline(struct evlink_client *client)
 }
 
 int evl_client_send(
-    struct evlink_client *client, const char *method, json_t *parameters, unsigned flags, struct fdset *fds)
+    struct evlink_client *client, struct evl_params *params, unsigned flags, struct fdset *fds)
 {
     size_t length;
     int r;
 
-    if (!frame_in_idle(&client->in)) {
+    r = params->error < 0 ? evl_client_say(client, params->error, "%s", params->why) : 0;
+    if (r == 0 && !frame_in_idle(&client->in))
+        r = evl_client_nonsense(client, "it sent more than was asked for");
+    if (r < 0) {
         if (fds)
             fdset_clear(fds);
-        return evl_client_nonsense(client, "it sent more than was asked for");
+        return r;
     }
-    r = varlink_call_write(&client->out, method, parameters, flags, fds);
-    length = frame_out_pending(&client->out);
-    if (r == 0 && length - 1 > FRAME_MAX) {
-        frame_out_clear(&client->out);
-        r = -EMSGSIZE;
-    }
-    if (r == -EMSGSIZE)
-        return evl_client_say(client, r, "the call is longer than 256 KiB: split it into several");
+    r = varlink_call_end(&params->emit, flags, fds);
+    length = frame_out_pending(&params->out);
+    if (r == -EMSGSIZE || (r == 0 && length - 1 > FRAME_MAX))
+        return evl_client_say(client, -EMSGSIZE, "the call is longer than 256 KiB: split it into several");
     if (r < 0)
         return evl_client_say(client, r, "the call could not be made: %s", strerror(-r));
     set_deadline(client);
-    while ((r = socket_send(client->fd, &client->out)) < 0) {
+    while ((r = socket_send(client->fd, &params->out)) < 0) {
         if (r == -EAGAIN)
             r = wait_for(client, POLLOUT);
-        else if (r != -EPIPE && r != -ECONNRESET && frame_out_pending(&client->out) == length) {
+        else if (r != -EPIPE && r != -ECONNRESET && frame_out_pending(&params->out) == length) {
             /* Nothing went out: the connection is as good as before. */
-            frame_out_clear(&client->out);
             if (r == -ETOOMANYREFS)
                 return evl_client_say(client, r,
                     "this user has too many descriptors under way in sockets: raise RLIMIT_NOFILE, or send "
@@ -397,7 +394,7 @@ int evl_client_next(struct evlink_client *client, struct evl_answer *ret_answer)
     }
     answer.fds = fdset_take(&frame.fds);
     answer.fds_lost = frame.fds_lost;
-    r = varlink_reply_parse(frame.text, frame.length, &answer.reply);
+    r = varlink_answer_read(frame.text, frame.length, &answer.reply);
     if (r < 0) {
         fdset_clear(&answer.fds);
         return lost(client, r);
@@ -408,22 +405,17 @@ int evl_client_next(struct evlink_client *client, struct evl_answer *ret_answer)
 
 void evl_answer_clear(struct evl_answer *answer)
 {
-    varlink_reply_clear(&answer->reply);
+    varlink_answer_clear(&answer->reply);
     fdset_clear(&answer->fds);
 }
 
-static int call(struct evlink_client *client, const char *method, struct evl_params *params,
-    struct fdset *fds, struct evl_answer *ret_answer)
+static int call(
+    struct evlink_client *client, struct evl_params *params, struct fdset *fds, struct evl_answer *ret_answer)
 {
     CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
     int r;
 
-    if (params->error < 0) {
-        if (fds)
-            fdset_clear(fds);
-        return evl_client_say(client, params->error, "%s", params->why);
-    }
-    r = evl_client_send(client, method, params->json, 0, fds);
+    r = evl_client_send(client, params, 0, fds);
     if (r == 0)
         r = evl_client_next(client, &answer);
     if (r < 0)
@@ -439,20 +431,19 @@ static int call(struct evlink_client *client, const char *method, struct evl_par
     return 0;
 }
 
-int evl_client_call(struct evlink_client *client, const char *method, struct evl_params *params,
-    struct fdset *fds, struct evl_answer *ret_answer)
+int evl_client_call(
+    struct evlink_client *client, struct evl_params *params, struct fdset *fds, struct evl_answer *ret_answer)
 {
     int r;
 
     r = evl_client_begin(client);
     if (r == 0) {
-        r = call(client, method, params, fds, ret_answer);
+        r = call(client, params, fds, ret_answer);
         evl_client_end(client);
     } else if (fds) {
         fdset_clear(fds);
     }
-    json_decref(params->json);
-    params->json = NULL;
+    evl_params_clear(params);
     return r;
 }
 

@@ -20,7 +20,6 @@ struct evlink_client {
     int fd;         /* -1 when the connection is of no more use */
     char path[108]; /* where it is connected to; empty: it was made elsewhere */
     struct frame_in in;
-    struct frame_out out;
     unsigned timeout;      /* milliseconds; 0: none */
     int64_t deadline;      /* of the answer that is waited for, monotonic; 0: none */
     bool busy;             /* a call is under way: callbacks that come back here are refused */
@@ -32,18 +31,22 @@ struct evlink_client {
 
 /* ---- Parameters ---- */
 
-/* An object in the making; the first thing that went wrong is kept until the call. Zeroed is empty. */
+/* A call in the making; the first thing that went wrong is kept until it is to go out. */
 struct evl_params {
-    json_t *json;
-    int error; /* -ENOMEM, -EINVAL */
-    char why[128];
+    struct frame_out out;
+    struct emit emit; /* the parameters; its failure is found at the end */
+    int error;        /* -ENOMEM, -EINVAL */
+    char where[24];   /* what a complaint begins with; empty: the whole call */
+    char why[160];
 };
+
+/* method: borrowed only here. What is put into params from now on are the call's parameters. */
+void evl_params_begin(struct evl_params *params, const char *method);
+void evl_params_clear(struct evl_params *params);
 
 void evl_params_fail(struct evl_params *params, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* value: consumed; NULL is out of memory. */
-void evl_params_json(struct evl_params *params, const char *key, json_t *value);
 /* NULL is -EINVAL here, and left out in the next. */
 void evl_params_string(struct evl_params *params, const char *key, const char *value);
 void evl_params_optional(struct evl_params *params, const char *key, const char *value);
@@ -58,7 +61,7 @@ void evl_params_labels(struct evl_params *params, const char *key, const char *c
 /* ---- Calls ---- */
 
 struct evl_answer {
-    struct varlink_reply reply;
+    struct varlink_answer reply;
     struct fdset fds;
     bool fds_lost; /* the kernel could not deliver them all: this process is out of descriptors */
 };
@@ -80,9 +83,12 @@ int evl_client_nonsense(struct evlink_client *client, const char *what);
 int evl_client_begin(struct evlink_client *client);
 void evl_client_end(struct evlink_client *client);
 
-/* Sends the call. flags: enum varlink_flags. parameters: borrowed. fds: consumed, NULL for none. */
+/*
+ * Sends the call, or says what was wrong with its parameters. flags: enum varlink_flags. fds: consumed, NULL
+ * for none.
+ */
 int evl_client_send(
-    struct evlink_client *client, const char *method, json_t *parameters, unsigned flags, struct fdset *fds);
+    struct evlink_client *client, struct evl_params *params, unsigned flags, struct fdset *fds);
 
 /* Waits for the next reply, serving this client's agents. An error in it is the caller's to look at. */
 int evl_client_next(struct evlink_client *client, struct evl_answer *ret_answer);
@@ -91,8 +97,8 @@ int evl_client_next(struct evlink_client *client, struct evl_answer *ret_answer)
  * All of it, for methods with one reply. params: consumed. fds: consumed, NULL for none. Errors are mapped.
  * ret_answer may be NULL.
  */
-int evl_client_call(struct evlink_client *client, const char *method, struct evl_params *params,
-    struct fdset *fds, struct evl_answer *ret_answer);
+int evl_client_call(struct evlink_client *client, struct evl_params *params, struct fdset *fds,
+    struct evl_answer *ret_answer);
 
 /* Duplicates of the caller's descriptors, to be sent with a call; -EBADF and so on, with the message. */
 int evl_client_dup(struct evlink_client *client, const int *fds, size_t n, struct fdset *ret_fds);
@@ -107,6 +113,6 @@ int evl_client_add_tie(struct evlink_client *client, struct evl_tie *tie);
 /* ---- Errors: errors.c ---- */
 
 /* What an error reply means: EVLINK_E_*, with the message. */
-int evl_client_error(struct evlink_client *client, const char *error, json_t *parameters);
+int evl_client_error(struct evlink_client *client, const char *error, const struct value *parameters);
 
 #endif

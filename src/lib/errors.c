@@ -169,10 +169,10 @@ static const struct reason {
 };
 
 /* Why a plug failed: what is known of this errno at this kind of endpoint. */
-static const char *plug_failed(json_t *parameters)
+static const char *plug_failed(const struct value *parameters)
 {
-    const char *text = json_string_value(json_object_get(parameters, "endpoint"));
-    const char *name = json_string_value(json_object_get(parameters, "errnoName")), *complaint;
+    const char *text = value_string(value_get(parameters, "endpoint"));
+    const char *name = value_string(value_get(parameters, "errnoName")), *complaint;
     const struct reason *reason = reasons;
     struct endpoint endpoint;
     int end = ANY;
@@ -213,33 +213,38 @@ static void add(struct text *text, const char *bytes, size_t n)
 }
 
 /* A parameter as people write it; false where there is none. */
-static bool add_value(struct text *text, json_t *json)
+static bool add_value(struct text *text, const struct value *value)
 {
+    const struct value *item;
     char number[32];
-    json_t *item;
-    size_t i;
+    bool first = true;
 
-    if (json_is_integer(json)) {
-        (void)snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(json));
+    if (!value)
+        return false;
+    switch (value->type) {
+    case VALUE_INT:
+        (void)snprintf(number, sizeof(number), "%" PRId64, value->integer);
         add(text, number, strlen(number));
         return true;
-    }
-    if (json_is_string(json)) {
-        add(text, json_string_value(json), strlen(json_string_value(json)));
+    case VALUE_STRING:
+        add(text, value->string, strlen(value->string));
         return true;
-    }
-    if (!json_is_array(json) || json_array_size(json) == 0)
+    case VALUE_ARRAY:
+        VALUE_FOREACH(item, value)
+        {
+            if (!first)
+                add(text, ", ", 2);
+            (void)add_value(text, item);
+            first = false;
+        }
+        return !first;
+    default:
         return false;
-    json_array_foreach (json, i, item) {
-        if (i > 0)
-            add(text, ", ", 2);
-        (void)add_value(text, item);
     }
-    return true;
 }
 
 /* Puts the parameters into a sentence, up to end. False where one was absent. */
-static bool expand(struct text *text, const char *sentence, const char *end, json_t *parameters)
+static bool expand(struct text *text, const char *sentence, const char *end, const struct value *parameters)
 {
     bool whole = true;
 
@@ -262,7 +267,7 @@ static bool expand(struct text *text, const char *sentence, const char *end, jso
             (void)snprintf(key, sizeof(key), "%.*s", (int)(close - sentence - 1), sentence + 1);
             if (strcmp(key, "why") == 0)
                 add(text, plug_failed(parameters), strlen(plug_failed(parameters)));
-            else if (!add_value(text, json_object_get(parameters, key))) {
+            else if (!add_value(text, value_get(parameters, key))) {
                 add(text, "?", 1);
                 whole = false;
             }
@@ -274,7 +279,7 @@ static bool expand(struct text *text, const char *sentence, const char *end, jso
     return whole;
 }
 
-int evl_client_error(struct evlink_client *client, const char *error, json_t *parameters)
+int evl_client_error(struct evlink_client *client, const char *error, const struct value *parameters)
 {
     struct text text = { .length = 0 };
 

@@ -19,7 +19,7 @@ struct list {
      * Takes the object apart and calls back: what the callback returned, or -ENOMEM; or -EPROTO with *ret_bad
      * the member that made no sense.
      */
-    int (*show)(json_t *object, const void *reader, const char **ret_bad);
+    int (*show)(const struct value *object, const void *reader, const char **ret_bad);
     const void *reader; /* the callback and its userdata */
 };
 
@@ -28,15 +28,13 @@ static int read_list(struct evlink_client *client, const struct list *list, stru
     bool more = true;
     int r;
 
-    if (params->error < 0)
-        return evl_client_say(client, params->error, "%s", params->why);
-    r = evl_client_send(client, list->method, params->json, VARLINK_MORE, NULL);
+    r = evl_client_send(client, params, VARLINK_MORE, NULL);
     if (r < 0)
         return r;
     while (more) {
         CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
         const char *bad = NULL;
-        json_t *object;
+        const struct value *object;
 
         r = evl_client_next(client, &answer);
         if (r < 0)
@@ -44,9 +42,9 @@ static int read_list(struct evlink_client *client, const struct list *list, stru
         if (answer.reply.error)
             return evl_client_error(client, answer.reply.error, answer.reply.parameters);
         more = answer.reply.continues;
-        object = json_object_get(answer.reply.parameters, list->member);
+        object = value_get(answer.reply.parameters, list->member);
         /* The answer to an empty list is one reply without an object. */
-        if (!object || json_is_null(object))
+        if (!object || object->type == VALUE_NULL)
             continue;
         r = list->show(object, list->reader, &bad);
         if (bad)
@@ -60,9 +58,10 @@ static int read_list(struct evlink_client *client, const struct list *list, stru
 
 static int run_list(struct evlink_client *client, const struct list *list)
 {
-    struct evl_params params = { 0 };
+    struct evl_params params;
     int r;
 
+    evl_params_begin(&params, list->method);
     evl_params_optional(&params, "match", list->match);
     evl_params_optional(&params, "group", list->group);
     r = evl_client_begin(client);
@@ -70,20 +69,20 @@ static int run_list(struct evlink_client *client, const struct list *list)
         r = read_list(client, list, &params);
         evl_client_end(client);
     }
-    json_decref(params.json);
+    evl_params_clear(&params);
     return r;
 }
 
 /* A NULL-terminated array of an array's strings, which are borrowed. NULL: out of memory. */
-static const char **strings(json_t *array)
+static const char **strings(const struct value *array)
 {
-    const char **list = calloc(json_array_size(array) + 1, sizeof(*list));
-    json_t *item;
-    size_t i;
+    const char **list = calloc(value_size(array) + 1, sizeof(*list));
+    const struct value *item;
+    size_t i = 0;
 
     if (list)
-        json_array_foreach (array, i, item)
-            list[i] = json_string_value(item);
+        VALUE_FOREACH(item, array)
+    list[i++] = item->string;
     return list;
 }
 
@@ -92,8 +91,8 @@ struct owner {
 };
 
 /* Takes object apart, and its owner. -EPROTO. */
-static int decode(
-    json_t *object, const struct field *fields, void *out, struct owner *ret_owner, const char **ret_bad)
+static int decode(const struct value *object, const struct field *fields, void *out, struct owner *ret_owner,
+    const char **ret_bad)
 {
     static const struct field owner_fields[] = {
         { "uid", FIELD_INT, offsetof(struct owner, uid), FIELD_REQUIRED },
@@ -101,9 +100,9 @@ static int decode(
         FIELDS_END,
     };
 
-    if (fields_decode(object, fields, FIELDS_LENIENT, out, ret_bad) < 0 ||
-        (ret_owner && fields_decode(json_object_get(object, "owner"), owner_fields, FIELDS_LENIENT, ret_owner,
-                          ret_bad) < 0))
+    if (fields_read(object, fields, FIELDS_LENIENT, out, ret_bad) < 0 ||
+        (ret_owner &&
+            fields_read(value_get(object, "owner"), owner_fields, FIELDS_LENIENT, ret_owner, ret_bad) < 0))
         return -EPROTO;
     return 0;
 }
@@ -119,10 +118,10 @@ struct eventfd_in {
     const char *name, *lifetime;
     struct opt_int id, pending, lease, since;
     bool semaphore;
-    json_t *links;
+    const struct value *links;
 };
 
-static int show_eventfd(json_t *object, const void *data, const char **ret_bad)
+static int show_eventfd(const struct value *object, const void *data, const char **ret_bad)
 {
     static const struct field fields[] = {
         { "name", FIELD_STRING, offsetof(struct eventfd_in, name), FIELD_REQUIRED },
@@ -184,13 +183,13 @@ struct link_reader {
 
 struct link_in {
     const char *name, *group, *state, *reason, *lifetime;
-    json_t *producers, *consumers;
+    const struct value *producers, *consumers;
     bool relayed;
     struct opt_int forwarded, since;
 };
 
-/* Takes the ends apart: an array of json_array_size() for the caller to free. -ENOMEM, -EPROTO. */
-static int decode_ends(json_t *array, struct evlink_end_info **ret_ends, const char **ret_bad)
+/* Takes the ends apart: an array of value_size() for the caller to free. -ENOMEM, -EPROTO. */
+static int decode_ends(const struct value *array, struct evlink_end_info **ret_ends, const char **ret_bad)
 {
     static const struct field fields[] = {
         { "endpoint", FIELD_STRING, offsetof(struct evlink_end_info, endpoint), FIELD_REQUIRED },
@@ -198,20 +197,20 @@ static int decode_ends(json_t *array, struct evlink_end_info **ret_ends, const c
         { "reason", FIELD_STRING, offsetof(struct evlink_end_info, reason), 0 },
         FIELDS_END,
     };
-    CLEANUP(freep) struct evlink_end_info *ends = calloc(json_array_size(array) + 1, sizeof(*ends));
-    json_t *item;
-    size_t i;
+    CLEANUP(freep) struct evlink_end_info *ends = calloc(value_size(array) + 1, sizeof(*ends));
+    const struct value *item;
+    size_t i = 0;
 
     if (!ends)
         return -ENOMEM;
-    json_array_foreach (array, i, item)
-        if (decode(item, fields, &ends[i], NULL, ret_bad) < 0)
-            return -EPROTO;
+    VALUE_FOREACH(item, array)
+    if (decode(item, fields, &ends[i++], NULL, ret_bad) < 0)
+        return -EPROTO;
     *ret_ends = TAKE(ends);
     return 0;
 }
 
-static int show_link(json_t *object, const void *data, const char **ret_bad)
+static int show_link(const struct value *object, const void *data, const char **ret_bad)
 {
     static const struct field fields[] = {
         { "name", FIELD_STRING, offsetof(struct link_in, name), FIELD_REQUIRED },
@@ -246,9 +245,9 @@ static int show_link(json_t *object, const void *data, const char **ret_bad)
                                                   .state = in.state,
                                                   .reason = in.reason,
                                                   .producers = producers,
-                                                  .n_producers = json_array_size(in.producers),
+                                                  .n_producers = value_size(in.producers),
                                                   .consumers = consumers,
-                                                  .n_consumers = json_array_size(in.consumers),
+                                                  .n_consumers = value_size(in.consumers),
                                                   .relayed = in.relayed,
                                                   .forwarded = in.forwarded.value,
                                                   .uid = (uid_t)owner.uid.value,
@@ -282,31 +281,45 @@ struct agent_reader {
 
 struct agent_in {
     const char *name;
-    json_t *subsystems, *offered;
+    const struct value *subsystems, *offered;
     struct opt_int since;
 };
 
-/* Replaces {kind, name} by "kind/name" in an array of subsystems. -ENOMEM, -EPROTO. */
-static int join_subsystems(json_t *array, const char **ret_bad)
+/* Makes "kind/name" of each {kind, name}: as strings(), in one piece of memory. -ENOMEM, -EPROTO. */
+static int join_subsystems(const struct value *array, const char ***ret_list, const char **ret_bad)
 {
-    json_t *item;
-    size_t i;
+    const struct value *item;
+    size_t length = 0, i = 0;
+    const char **list;
+    char *text;
 
-    json_array_foreach (array, i, item) {
-        const char *kind = json_string_value(json_object_get(item, "kind"));
-        const char *name = json_string_value(json_object_get(item, "name"));
+    VALUE_FOREACH(item, array)
+    {
+        const char *kind = value_string(value_get(item, "kind"));
+        const char *name = value_string(value_get(item, "name"));
 
         if (!kind || !name) {
             *ret_bad = "subsystems";
             return -EPROTO;
         }
-        if (json_array_set_new(array, i, json_sprintf("%s/%s", kind, name)) < 0)
-            return -ENOMEM;
+        length += strlen(kind) + 1 + strlen(name) + 1;
     }
+    list = calloc(1, (value_size(array) + 1) * sizeof(*list) + length);
+    if (!list)
+        return -ENOMEM;
+    text = (char *)(list + value_size(array) + 1);
+    VALUE_FOREACH(item, array)
+    {
+        list[i++] = text;
+        text = stpcpy(text, value_get(item, "kind")->string);
+        *text++ = '/';
+        text = stpcpy(text, value_get(item, "name")->string) + 1;
+    }
+    *ret_list = list;
     return 0;
 }
 
-static int show_agent(json_t *object, const void *data, const char **ret_bad)
+static int show_agent(const struct value *object, const void *data, const char **ret_bad)
 {
     static const struct field fields[] = {
         { "name", FIELD_STRING, offsetof(struct agent_in, name), FIELD_REQUIRED },
@@ -324,12 +337,11 @@ static int show_agent(json_t *object, const void *data, const char **ret_bad)
 
     r = decode(object, fields, &in, &owner, ret_bad);
     if (r == 0)
-        r = join_subsystems(in.subsystems, ret_bad);
+        r = join_subsystems(in.subsystems, &subsystems, ret_bad);
     if (r < 0)
         return r;
-    subsystems = strings(in.subsystems);
     offered = strings(in.offered);
-    if (!subsystems || !offered)
+    if (!offered)
         return -ENOMEM;
     return reader->callback(reader->userdata, &(const struct evlink_agent_info){
                                                   .name = in.name,
@@ -383,15 +395,16 @@ int evlink_status(struct evlink_client *client, struct evlink_status *ret_status
         FIELDS_END,
     };
     CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
-    struct evl_params params = { 0 };
+    struct evl_params params;
     struct status_in in = { .version = NULL };
     const char *bad;
     int r;
 
-    r = evl_client_call(client, BROKER("Status"), &params, NULL, &answer);
+    evl_params_begin(&params, BROKER("Status"));
+    r = evl_client_call(client, &params, NULL, &answer);
     if (r != 0)
         return r;
-    if (fields_decode(answer.reply.parameters, fields, FIELDS_LENIENT, &in, &bad) < 0)
+    if (fields_read(answer.reply.parameters, fields, FIELDS_LENIENT, &in, &bad) < 0)
         return evl_client_nonsense(client, bad);
     *ret_status = (struct evlink_status){
         .started_at = in.started_at.value,
@@ -412,18 +425,28 @@ int evlink_status(struct evlink_client *client, struct evlink_status *ret_status
 
 /* ---- Any method ---- */
 
-static int call_any(struct evlink_client *client, const char *method, json_t *parameters, struct fdset *fds,
-    bool more, int (*callback)(void *userdata, const char *error, const char *parameters), void *userdata)
+/* The parameters of a reply as text, for the caller to clear. -ENOMEM. */
+static int write_parameters(const struct value *parameters, struct frame_out *text)
+{
+    static const struct value none = { .type = VALUE_OBJECT, .span = 1 };
+    struct emit emit = { .out = text };
+
+    emit_value(&emit, NULL, parameters ? parameters : &none);
+    return emit.failed ? -ENOMEM : frame_out_add(text, "", 1);
+}
+
+static int call_any(struct evlink_client *client, struct evl_params *params, struct fdset *fds, bool more,
+    int (*callback)(void *userdata, const char *error, const char *parameters), void *userdata)
 {
     bool expected = true;
     int r;
 
-    r = evl_client_send(client, method, parameters, more ? VARLINK_MORE : 0, fds);
+    r = evl_client_send(client, params, more ? VARLINK_MORE : 0, fds);
     if (r < 0)
         return r;
     while (expected) {
         CLEANUP(evl_answer_clear) struct evl_answer answer = { 0 };
-        CLEANUP(freep) char *text = NULL;
+        CLEANUP(frame_out_clear) struct frame_out text = { 0 };
 
         r = evl_client_next(client, &answer);
         if (r < 0)
@@ -431,10 +454,9 @@ static int call_any(struct evlink_client *client, const char *method, json_t *pa
         expected = answer.reply.continues;
         if (expected && !more)
             return evl_client_nonsense(client, "it announced more where one reply was asked for");
-        text = answer.reply.parameters ? json_dumps(answer.reply.parameters, JSON_COMPACT) : strdup("{}");
-        if (!text)
+        if (write_parameters(answer.reply.parameters, &text) < 0)
             return evl_client_close(client, -ENOMEM, "out of memory in the middle of a call");
-        r = callback ? callback(userdata, answer.reply.error, text) : 0;
+        r = callback ? callback(userdata, answer.reply.error, text.buffer) : 0;
         if (answer.reply.error)
             return evl_client_error(client, answer.reply.error, answer.reply.parameters);
         if (r != 0)
@@ -443,27 +465,38 @@ static int call_any(struct evlink_client *client, const char *method, json_t *pa
     return 0;
 }
 
+/* What the caller has as text. -EINVAL, -ENOMEM, with the message. */
+static int add_parameters(struct evlink_client *client, struct emit *emit, const char *text)
+{
+    CLEANUP(values_clear) struct values values = { 0 };
+    const struct value *member;
+    int r;
+
+    r = values_read(text, strlen(text), &values);
+    if (r == -EBADMSG)
+        return evl_client_say(client, -EINVAL, "the parameters are no JSON object: %.60s", text);
+    if (r < 0)
+        return evl_client_say(client, r, "the call could not be made: %s", strerror(-r));
+    VALUE_FOREACH(member, values.values)
+    emit_value(emit, member->key, member);
+    return 0;
+}
+
 int evlink_call(struct evlink_client *client, const char *method, const char *parameters, const int *fds,
     size_t n_fds, bool more, int (*callback)(void *userdata, const char *error, const char *parameters),
     void *userdata)
 {
-    json_auto_t *json = NULL;
+    CLEANUP(evl_params_clear) struct evl_params params = { 0 };
     struct fdset sent = FDSET_EMPTY;
-    json_error_t error;
     int r;
 
     if (n_fds > FRAME_MAX_FDS)
         return evl_client_say(
             client, -EINVAL, "%zu descriptors: one call carries %d at most", n_fds, FRAME_MAX_FDS);
-    if (parameters) {
-        json = json_loads(parameters, JSON_REJECT_DUPLICATES, &error);
-        if (!json)
-            return evl_client_say(
-                client, -EINVAL, "the parameters are no JSON: %s (at byte %d)", error.text, error.position);
-        if (!json_is_object(json))
-            return evl_client_say(client, -EINVAL, "the parameters are JSON, but no object");
-    }
-    r = evl_client_dup(client, fds, n_fds, &sent);
+    evl_params_begin(&params, method);
+    r = parameters ? add_parameters(client, &params.emit, parameters) : 0;
+    if (r == 0)
+        r = evl_client_dup(client, fds, n_fds, &sent);
     if (r < 0)
         return r;
     r = evl_client_begin(client);
@@ -471,7 +504,7 @@ int evlink_call(struct evlink_client *client, const char *method, const char *pa
         fdset_clear(&sent);
         return r;
     }
-    r = call_any(client, method, json, &sent, more, callback, userdata);
+    r = call_any(client, &params, &sent, more, callback, userdata);
     evl_client_end(client);
     return r;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A call's parameters in the making: see client.h. What is wrong with a value is told here only where JSON
- * cannot say it; all else is the broker's to judge.
+ * A call in the making: see client.h. What is wrong with a value is told here only where JSON cannot say it;
+ * all else is the broker's to judge.
  */
 #include "base/cleanup.h"
+#include "base/utf8.h"
 #include "lib/client.h"
 
 #include <errno.h>
@@ -11,68 +12,65 @@
 #include <stdio.h>
 #include <string.h>
 
+void evl_params_begin(struct evl_params *params, const char *method)
+{
+    *params = (struct evl_params){ .error = 0 };
+    if (!method)
+        evl_params_fail(params, -EINVAL, "method is missing");
+    varlink_call_begin(&params->emit, &params->out, method);
+}
+
+void evl_params_clear(struct evl_params *params)
+{
+    frame_out_clear(&params->out);
+}
+
 void evl_params_fail(struct evl_params *params, int error, const char *format, ...)
 {
     va_list arguments;
+    size_t n;
 
     if (params->error < 0)
         return;
     params->error = error;
+    (void)strcpy(params->why, params->where);
+    n = strlen(params->why);
     va_start(arguments, format);
-    (void)vsnprintf(params->why, sizeof(params->why), format, arguments);
+    (void)vsnprintf(params->why + n, sizeof(params->why) - n, format, arguments);
     va_end(arguments);
 }
 
-void evl_params_json(struct evl_params *params, const char *key, json_t *value)
+/* key: what the complaint is about; as_key: what it is written under, NULL for an item. */
+static void put_string(struct evl_params *params, const char *key, const char *as_key, const char *value)
 {
-    if (!params->json)
-        params->json = json_object();
-    if (json_object_set_new(params->json, key, value) < 0)
-        evl_params_fail(params, -ENOMEM, "out of memory");
-}
-
-/* A JSON string; on failure NULL, and the params say why. */
-static json_t *string(struct evl_params *params, const char *key, const char *value)
-{
-    json_t *json;
-
-    /* Jansson says no more than that it did not work; malloc() does. */
-    errno = 0;
-    json = json_string(value);
-    if (!json && errno == ENOMEM)
-        evl_params_fail(params, -ENOMEM, "out of memory");
-    else if (!json)
+    if (utf8_is_text(value))
+        emit_string(&params->emit, as_key, value);
+    else
         evl_params_fail(params, -EINVAL, "%s is not UTF-8", key);
-    return json;
 }
 
 void evl_params_string(struct evl_params *params, const char *key, const char *value)
 {
-    json_t *json;
-
-    if (!value) {
+    if (value)
+        put_string(params, key, key, value);
+    else
         evl_params_fail(params, -EINVAL, "%s is missing", key);
-        return;
-    }
-    json = string(params, key, value);
-    if (json)
-        evl_params_json(params, key, json);
 }
 
 void evl_params_optional(struct evl_params *params, const char *key, const char *value)
 {
     if (value)
-        evl_params_string(params, key, value);
+        put_string(params, key, key, value);
 }
 
 void evl_params_int(struct evl_params *params, const char *key, int64_t value)
 {
-    evl_params_json(params, key, json_integer(value));
+    emit_int(&params->emit, key, value);
 }
 
 void evl_params_bool(struct evl_params *params, const char *key, bool value)
 {
-    evl_params_json(params, key, json_boolean(value));
+    emit_bool(&params->emit, key, value);
 }
 
 void evl_params_lifetime(struct evl_params *params, enum evlink_lifetime lifetime, int64_t lease_seconds)
@@ -96,55 +94,51 @@ void evl_params_lifetime(struct evl_params *params, enum evlink_lifetime lifetim
 
 void evl_params_strings(struct evl_params *params, const char *key, const char *const *values)
 {
-    json_auto_t *array = json_array();
-
     if (!values) {
         evl_params_fail(params, -EINVAL, "%s is missing", key);
         return;
     }
-    for (; *values; values++) {
-        json_t *json = string(params, key, *values);
+    emit_open_array(&params->emit, key);
+    for (; *values; values++)
+        put_string(params, key, NULL, *values);
+    emit_close_array(&params->emit);
+}
 
-        if (!json)
-            return;
-        if (json_array_append_new(array, json) < 0)
-            evl_params_fail(params, -ENOMEM, "out of memory");
-    }
-    evl_params_json(params, key, TAKE(array));
+/* Whether one of the labels behind the first has its key, n bytes of it. */
+static bool comes_again(const char *const *labels, size_t n)
+{
+    const char *key = *labels;
+
+    while (*++labels)
+        if (strncmp(*labels, key, n + 1) == 0)
+            return true;
+    return false;
 }
 
 void evl_params_labels(struct evl_params *params, const char *key, const char *const *values)
 {
-    json_auto_t *object = NULL;
-
     if (!values)
         return;
-    object = json_object();
+    emit_open(&params->emit, key);
     for (; *values; values++) {
         const char *equals = strchr(*values, '=');
         CLEANUP(freep) char *name = NULL;
-        json_t *json;
 
         if (!equals) {
             evl_params_fail(params, -EINVAL, "the label '%.60s' is not KEY=VALUE", *values);
             return;
         }
+        /* The last one of a key counts. */
+        if (comes_again(values, (size_t)(equals - *values)))
+            continue;
         name = strndup(*values, (size_t)(equals - *values));
         if (!name) {
             evl_params_fail(params, -ENOMEM, "out of memory");
             return;
         }
-        json = string(params, key, equals + 1);
-        if (!json)
-            return;
-        errno = 0;
-        if (json_object_set_new(object, name, json) < 0) {
-            if (!object || errno == ENOMEM)
-                evl_params_fail(params, -ENOMEM, "out of memory");
-            else
-                evl_params_fail(params, -EINVAL, "the key of the label '%.60s' is not UTF-8", *values);
-            return;
-        }
+        if (!utf8_is_text(name))
+            evl_params_fail(params, -EINVAL, "the key of the label '%.60s' is not UTF-8", *values);
+        put_string(params, key, name, equals + 1);
     }
-    evl_params_json(params, key, TAKE(object));
+    emit_close(&params->emit);
 }

@@ -22,7 +22,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -468,7 +467,6 @@ int server_new(const struct server_options *options, struct server **ret_server)
     /* What a large call takes is given back when it is done: left to itself the C library learns to keep it.
      */
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
-    json_set_alloc_funcs(reserve_malloc, free);
     (void)signal(SIGPIPE, SIG_IGN);
     server->row = row_new(server);
     r = server->row ? config_load(config_folders, options->config, &server->config) : -ENOMEM;

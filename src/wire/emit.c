@@ -153,3 +153,44 @@ void emit_close_array(struct emit *emit)
 {
     close_with(emit, ']');
 }
+
+/* What is JSON already. */
+static void emit_raw(struct emit *emit, const char *key, const char *text, size_t n)
+{
+    char *to = begin(emit, key, n);
+
+    if (to)
+        wrote(emit, put_bytes(to, text, n));
+}
+
+void emit_value(struct emit *emit, const char *key, const struct value *value)
+{
+    const struct value *item;
+    bool is_object = value->type == VALUE_OBJECT;
+
+    switch (value->type) {
+    case VALUE_NULL:
+        emit_raw(emit, key, "null", 4);
+        break;
+    case VALUE_FALSE:
+    case VALUE_TRUE:
+        emit_bool(emit, key, value->type == VALUE_TRUE);
+        break;
+    case VALUE_INT:
+        emit_int(emit, key, value->integer);
+        break;
+    case VALUE_REAL:
+        emit_raw(emit, key, value->string, strspn(value->string, "+-.0123456789Ee"));
+        break;
+    case VALUE_STRING:
+        emit_string(emit, key, value->string);
+        break;
+    case VALUE_ARRAY:
+    case VALUE_OBJECT:
+        open_with(emit, key, is_object ? '{' : '[');
+        VALUE_FOREACH(item, value)
+        emit_value(emit, item->key, item);
+        close_with(emit, is_object ? '}' : ']');
+        break;
+    }
+}

@@ -9,6 +9,7 @@
 #define WIRE_EMIT_H
 
 #include "wire/frame.h"
+#include "wire/value.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,6 +25,9 @@ struct emit {
 void emit_string(struct emit *emit, const char *key, const char *value);
 void emit_int(struct emit *emit, const char *key, int64_t value);
 void emit_bool(struct emit *emit, const char *key, bool value);
+
+/* Any value, with all that is in it. */
+void emit_value(struct emit *emit, const char *key, const struct value *value);
 
 void emit_open(struct emit *emit, const char *key); /* { */
 void emit_close(struct emit *emit);

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Takes a JSON object, jansson's or an array of values, apart into a C struct by a table, so that no handler
- * looks at JSON types: absent and null members leave what the struct had, everything else has the type that
- * the table says, or the first bad member is named.
+ * Takes a JSON object apart into a C struct by a table, so that no handler looks at JSON types: absent and
+ * null members leave what the struct had, everything else has the type that the table says, or the first bad
+ * member is named.
  */
 #ifndef WIRE_FIELDS_H
 #define WIRE_FIELDS_H
 
 #include "wire/value.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,7 +30,7 @@ enum field_type {
     FIELD_INT,      /* struct opt_int */
     FIELD_BOOL,     /* bool */
     FIELD_OPT_BOOL, /* struct opt_bool */
-    /* What these are is borrowed from the object: json_t *, or const struct value *. */
+    /* const struct value *, borrowed from the object */
     FIELD_OBJECT,
     FIELD_STRINGS, /* an array of strings */
     FIELD_OBJECTS, /* an array of objects */
@@ -63,10 +62,6 @@ enum fields_mode {
  * object: borrowed, NULL is the empty one. Returns 0, or -EINVAL with *ret_bad the name of the member that is
  * missing, unknown or of another type: borrowed from the table or from the object.
  */
-int fields_decode(
-    json_t *object, const struct field *fields, enum fields_mode mode, void *out, const char **ret_bad);
-
-/* The same of an object in an array of values. */
 int fields_read(const struct value *object, const struct field *fields, enum fields_mode mode, void *out,
     const char **ret_bad);
 

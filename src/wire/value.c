@@ -176,6 +176,7 @@ static int read_number(struct reader *reader, struct value *value)
     errno = 0;
     if (is_real) {
         value->type = VALUE_REAL;
+        value->string = begin;
         return isinf(strtod(begin, NULL)) ? -EBADMSG : 0;
     }
     value->type = VALUE_INT;

@@ -21,7 +21,7 @@ enum value_type {
     VALUE_FALSE,
     VALUE_TRUE,
     VALUE_INT,
-    VALUE_REAL, /* there is nobody who would want to know which */
+    VALUE_REAL, /* its text begins at string, and ends where no number goes on */
     VALUE_STRING,
     VALUE_ARRAY,
     VALUE_OBJECT,
@@ -50,6 +50,12 @@ void values_clear(struct values *values);
 
 /* The member of that key; NULL where there is none. object: NULL is the empty one. */
 const struct value *value_get(const struct value *object, const char *key);
+
+/* A string's text; NULL where it is none, or NULL. */
+static inline const char *value_string(const struct value *value)
+{
+    return value && value->type == VALUE_STRING ? value->string : NULL;
+}
 
 /* How many items or members; NULL has none. */
 static inline size_t value_size(const struct value *value)
