@@ -19,6 +19,7 @@
 #include <malloc.h>
 #include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ extern const char __ehdr_start;
 
 static struct control *control;
 static pid_t owner; /* children that share the table of descriptors are left alone */
+static atomic_long allocated;
 
 /* Whether this point is the one. */
 static bool is_due(const char *name)
@@ -100,38 +102,57 @@ static bool is_out(const char *name, size_t size)
     return out;
 }
 
+/* What is new, and there. */
+static void *count(void *p)
+{
+    if (p)
+        (void)atomic_fetch_add(&allocated, 1);
+    return p;
+}
+
+long inject_allocated(void)
+{
+    return atomic_load(&allocated);
+}
+
 void *__wrap_malloc(size_t size)
 {
-    return is_out("malloc", size) ? NULL : __real_malloc(size);
+    return is_out("malloc", size) ? NULL : count(__real_malloc(size));
 }
 
 void *__wrap_calloc(size_t n, size_t size)
 {
-    return is_out("calloc", n * size) ? NULL : __real_calloc(n, size);
+    return is_out("calloc", n * size) ? NULL : count(__real_calloc(n, size));
 }
 
 void *__wrap_realloc(void *p, size_t size)
 {
-    return is_out("realloc", size) ? NULL : __real_realloc(p, size);
+    if (is_out("realloc", size))
+        return NULL;
+    return p ? __real_realloc(p, size) : count(__real_malloc(size));
 }
 
 void *__wrap_reallocarray(void *p, size_t n, size_t size)
 {
-    return is_out("reallocarray", n * size) ? NULL : __real_reallocarray(p, n, size);
+    if (is_out("reallocarray", n * size))
+        return NULL;
+    return p ? __real_reallocarray(p, n, size) : count(__real_calloc(n, size));
 }
 
 char *__wrap_strdup(const char *text)
 {
-    return is_out("strdup", strlen(text) + 1) ? NULL : __real_strdup(text);
+    return is_out("strdup", strlen(text) + 1) ? NULL : count(__real_strdup(text));
 }
 
 char *__wrap_strndup(const char *text, size_t n)
 {
-    return is_out("strndup", n + 1) ? NULL : __real_strndup(text, n);
+    return is_out("strndup", n + 1) ? NULL : count(__real_strndup(text, n));
 }
 
 void __wrap_free(void *p)
 {
+    if (p)
+        (void)atomic_fetch_sub(&allocated, 1);
     if (p && is_on(WANT_FULL) && control->fired)
         control->available += (int64_t)malloc_usable_size(p);
     __real_free(p);
@@ -140,8 +161,12 @@ void __wrap_free(void *p)
 __attribute__((format(printf, 2, 0))) static int print_new(
     char **ret_text, const char *format, va_list arguments)
 {
+    int n;
+
     *ret_text = NULL;
-    return is_out("asprintf", 0) ? -1 : vasprintf(ret_text, format, arguments);
+    n = is_out("asprintf", 0) ? -1 : vasprintf(ret_text, format, arguments);
+    (void)count(*ret_text);
+    return n;
 }
 
 __attribute__((format(printf, 2, 3))) int __wrap_asprintf(char **ret_text, const char *format, ...)

@@ -28,4 +28,7 @@ struct control {
 /* In the program itself, rather than by the file that EVLINK_INJECT names. */
 void inject_by(struct control *control);
 
+/* How many pieces of memory the program has, in what is wrapped. */
+long inject_allocated(void);
+
 #endif

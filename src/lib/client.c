@@ -292,6 +292,11 @@ static int lost(struct evlink_client *client, int r)
             "the broker did not answer within %u ms and the connection was closed: whether the call took "
             "effect, the lists tell on a new one",
             client->timeout);
+    case -ENOMEM:
+        return evl_client_close(client, r,
+            "there was no memory for the broker's answer and the connection was closed: whether the call "
+            "took "
+            "effect, the lists tell on a new one");
     case -EPIPE:
     case -ECONNRESET:
         return evl_client_close(client, -ECONNRESET,
@@ -470,6 +475,9 @@ int evl_client_steal(
 
     if (index.set && index.value >= 0)
         fd = fdset_steal(&answer->fds, (size_t)index.value);
+    if (fd < 0 && answer->fds_lost == -ENOMEM)
+        return evl_client_say(
+            client, -ENOMEM, "the broker sent a descriptor, but there was no memory to take it");
     if (fd < 0 && answer->fds_lost)
         return evl_client_say(client, -EMFILE,
             "the broker sent a descriptor, but this process has none free to take it: raise its "

@@ -63,7 +63,7 @@ void evl_params_labels(struct evl_params *params, const char *key, const char *c
 struct evl_answer {
     struct varlink_answer reply;
     struct fdset fds;
-    bool fds_lost; /* the kernel could not deliver them all: this process is out of descriptors */
+    int fds_lost; /* -EMFILE, -ENOMEM: not all of them could be delivered; 0 */
 };
 
 void evl_answer_clear(struct evl_answer *answer);

@@ -16,8 +16,8 @@ struct list {
     const char *member; /* of each reply, the object */
     const char *match, *group;
     /*
-     * Takes the object apart and calls back: what the callback returned, or -ENOMEM; or -EPROTO with *ret_bad
-     * the member that made no sense.
+     * Takes the object apart and calls back: what the callback returned; or, with *ret_bad the member in
+     * question, -EPROTO where it made no sense, and -ENOMEM.
      */
     int (*show)(const struct value *object, const void *reader, const char **ret_bad);
     const void *reader; /* the callback and its userdata */
@@ -47,6 +47,9 @@ static int read_list(struct evlink_client *client, const struct list *list, stru
         if (!object || object->type == VALUE_NULL)
             continue;
         r = list->show(object, list->reader, &bad);
+        if (bad && r == -ENOMEM)
+            return evl_client_close(client, r,
+                "there was no memory for the %s in an answer, and the rest of the list was under way", bad);
         if (bad)
             return evl_client_nonsense(client, bad);
         if (r != 0)
@@ -73,17 +76,21 @@ static int run_list(struct evlink_client *client, const struct list *list)
     return r;
 }
 
-/* A NULL-terminated array of an array's strings, which are borrowed. NULL: out of memory. */
-static const char **strings(const struct value *array)
+/* A NULL-terminated array of an array's strings, which are borrowed. -ENOMEM. */
+static int make_strings(const struct value *array, const char ***ret_list, const char **ret_bad)
 {
     const char **list = calloc(value_size(array) + 1, sizeof(*list));
     const struct value *item;
     size_t i = 0;
 
-    if (list)
-        VALUE_FOREACH(item, array)
+    if (!list) {
+        *ret_bad = array->key;
+        return -ENOMEM;
+    }
+    VALUE_FOREACH(item, array)
     list[i++] = item->string;
-    return list;
+    *ret_list = list;
+    return 0;
 }
 
 struct owner {
@@ -141,11 +148,10 @@ static int show_eventfd(const struct value *object, const void *data, const char
     int r;
 
     r = decode(object, fields, &in, &owner, ret_bad);
+    if (r == 0)
+        r = make_strings(in.links, &links, ret_bad);
     if (r < 0)
         return r;
-    links = strings(in.links);
-    if (!links)
-        return -ENOMEM;
     return reader->callback(reader->userdata, &(const struct evlink_eventfd_info){
                                                   .name = in.name,
                                                   .eventfd_id = in.id.value,
@@ -201,8 +207,10 @@ static int decode_ends(const struct value *array, struct evlink_end_info **ret_e
     const struct value *item;
     size_t i = 0;
 
-    if (!ends)
+    if (!ends) {
+        *ret_bad = array->key;
         return -ENOMEM;
+    }
     VALUE_FOREACH(item, array)
     if (decode(item, fields, &ends[i++], NULL, ret_bad) < 0)
         return -EPROTO;
@@ -285,7 +293,7 @@ struct agent_in {
     struct opt_int since;
 };
 
-/* Makes "kind/name" of each {kind, name}: as strings(), in one piece of memory. -ENOMEM, -EPROTO. */
+/* Makes "kind/name" of each {kind, name}: as make_strings(), in one piece of memory. -ENOMEM, -EPROTO. */
 static int join_subsystems(const struct value *array, const char ***ret_list, const char **ret_bad)
 {
     const struct value *item;
@@ -299,14 +307,16 @@ static int join_subsystems(const struct value *array, const char ***ret_list, co
         const char *name = value_string(value_get(item, "name"));
 
         if (!kind || !name) {
-            *ret_bad = "subsystems";
+            *ret_bad = array->key;
             return -EPROTO;
         }
         length += strlen(kind) + 1 + strlen(name) + 1;
     }
     list = calloc(1, (value_size(array) + 1) * sizeof(*list) + length);
-    if (!list)
+    if (!list) {
+        *ret_bad = array->key;
         return -ENOMEM;
+    }
     text = (char *)(list + value_size(array) + 1);
     VALUE_FOREACH(item, array)
     {
@@ -338,11 +348,10 @@ static int show_agent(const struct value *object, const void *data, const char *
     r = decode(object, fields, &in, &owner, ret_bad);
     if (r == 0)
         r = join_subsystems(in.subsystems, &subsystems, ret_bad);
+    if (r == 0)
+        r = make_strings(in.offered, &offered, ret_bad);
     if (r < 0)
         return r;
-    offered = strings(in.offered);
-    if (!offered)
-        return -ENOMEM;
     return reader->callback(reader->userdata, &(const struct evlink_agent_info){
                                                   .name = in.name,
                                                   .uid = (uid_t)owner.uid.value,

@@ -99,14 +99,14 @@ static const struct field item_fields[] = {
     FIELDS_END,
 };
 
-/* The descriptor at index: borrowed. -EMFILE where it was lost for want of room in this process, -EBADF. */
+/* The descriptor at index: borrowed. -EMFILE, -ENOMEM where it was lost on its way, -EBADF. */
 static int find_fd(const struct frame *frame, int64_t index)
 {
     int fd = index >= 0 ? fdset_get(&frame->fds, (size_t)index) : -1;
 
     if (fd >= 0)
         return fd;
-    return index >= 0 && frame->fds_lost ? -EMFILE : -EBADF;
+    return index >= 0 && frame->fds_lost ? frame->fds_lost : -EBADF;
 }
 
 typedef void (*items_function)(struct evl_plugs *plugs, const struct evl_item *items, size_t n, int *errors);

@@ -424,7 +424,8 @@ static int receive(struct connection *connection, struct fault *fault)
         *fault = admission.fault;
     /* The last places are only lent. */
     for (size_t i = 0; r > 0 && i < in->fds.n; i++)
-        in->fds_lost |= table_is_last(in->fds.fds[i]);
+        if (table_is_last(in->fds.fds[i]))
+            in->fds_lost = -EMFILE;
     if (in->fds_lost)
         fdset_clear(&in->fds);
     return r;

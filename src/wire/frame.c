@@ -85,7 +85,7 @@ int frame_in_space(struct frame_in *in, char **ret_space, size_t *ret_length)
     return 0;
 }
 
-int frame_in_fill(struct frame_in *in, size_t n, struct fdset *fds, bool fds_lost)
+int frame_in_fill(struct frame_in *in, size_t n, struct fdset *fds, int fds_lost)
 {
     const char *bytes = in->buffer + in->end;
 
@@ -126,7 +126,7 @@ int frame_in_next(struct frame_in *in, struct frame *ret_frame)
         .fds = fdset_take(&in->fds),
         .fds_lost = in->fds_lost,
     };
-    in->fds_lost = false;
+    in->fds_lost = 0;
     in->start = in->scanned = (size_t)(nul - in->buffer) + 1;
     return 1;
 }

@@ -32,14 +32,14 @@ struct frame_in {
     size_t start, end; /* what is not taken yet */
     size_t scanned;    /* no NUL between start and here */
     struct fdset fds;  /* those of the frame that starts at start */
-    bool fds_lost;     /* the kernel could not deliver some of them */
+    int fds_lost;      /* why some of them could not be delivered; 0 */
 };
 
 struct frame {
     char *text; /* NUL-terminated, inside the frame_in: valid until its next call */
     size_t length;
     struct fdset fds; /* the taker's */
-    bool fds_lost;
+    int fds_lost;     /* -EMFILE, -ENOMEM: some of them could not be delivered; 0 */
 };
 
 /* Where the next bytes may be put, at least one: *ret_space. -EMSGSIZE for a frame that is too long, -ENOMEM.
@@ -50,11 +50,12 @@ int frame_in_space(struct frame_in *in, char **ret_space, size_t *ret_length);
 size_t frame_in_needs(const struct frame_in *in);
 
 /*
- * n bytes were put there, and these descriptors came with the first of them: the set is consumed. -EPROTO,
+ * n bytes were put there, and these descriptors came with the first of them, but for those that were lost
+ * (-errno: why; 0: none): the set is consumed. -EPROTO,
  * with the set closed, where the bytes do not begin a frame or hold more than one: descriptors would be
  * attributed by guess.
  */
-int frame_in_fill(struct frame_in *in, size_t n, struct fdset *fds, bool fds_lost);
+int frame_in_fill(struct frame_in *in, size_t n, struct fdset *fds, int fds_lost);
 
 /* Whether more is there of a frame than it may have: frame_in_space() says so. */
 bool frame_in_is_too_long(const struct frame_in *in);

@@ -65,7 +65,7 @@ int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata),
     struct fdset fds = FDSET_EMPTY;
     struct iovec vector;
     struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
-    bool lost;
+    int lost;
     char *space;
     size_t length;
     ssize_t n;
@@ -98,8 +98,10 @@ int socket_receive_if(int fd, struct frame_in *in, int (*admit)(void *userdata),
     if (n <= 0)
         return (int)n;
     /* Without memory for them they are as lost as without room in the table. */
-    lost = socket_adopt(&message, &fds) < 0;
-    r = frame_in_fill(in, (size_t)n, &fds, lost || message.msg_flags & MSG_CTRUNC);
+    lost = socket_adopt(&message, &fds);
+    if (message.msg_flags & MSG_CTRUNC)
+        lost = -EMFILE;
+    r = frame_in_fill(in, (size_t)n, &fds, lost);
     return r < 0 ? r : 1;
 }
 
