@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 import unittest
 
 import blackbox
@@ -121,14 +122,18 @@ class Case(blackbox.Case):
         self.assertEqual(self.client.list("Agents"), {})
         os.eventfd_write(fd, 2)
         self.assert_count(fd, 2)
-        program = os.environ.get("EVLINKCTL") or os.path.join(os.environ.get("top_builddir", evlink.TOP), "evlinkctl")
         for command in (["show", "l"], ["agents"], ["links"]):
-            shown = subprocess.run(
-                [program, "--socket", self.broker.path, *command],
-                capture_output=True, text=True, timeout=evlink.PATIENCE, check=True,
-            ).stdout
-            self.assertNotIn(str(stranger.pid), shown.split(), shown)
-            self.assertNotIn("sleep", shown.split(), shown)
+            shown = self.shown(*command)
+            self.assertNotIn(str(stranger.pid), shown)
+            self.assertNotIn("sleep", shown)
+
+    def shown(self, *command):
+        """The words that evlinkctl prints."""
+        program = os.environ.get("EVLINKCTL") or os.path.join(os.environ.get("top_builddir", evlink.TOP), "evlinkctl")
+        return subprocess.run(
+            [program, "--socket", self.broker.path, *command],
+            capture_output=True, text=True, timeout=evlink.PATIENCE, check=True,
+        ).stdout.split()
 
     def assert_succeeds(self, stranger, watched, fd, expected):
         """The stranger may become the successor, as anybody may, and is told as such."""
@@ -191,11 +196,15 @@ class Running(Case):
 
     def test_stranger_ends(self):
         """An agent's socket in other hands than those that attached it: neither that these are dead, nor that their pid
-        is somebody's, nor that this one dies, means anything to the agent."""
+        is somebody's, nor that this one dies, means anything to the agent. What runs in it now is not told as what the
+        agent runs in."""
         process = self.process()
         pid = process.pid
         agent, fd = self.linked(process, False)
+        self.assertIn("sleep", self.shown("show", "l"))
+        time.sleep(1.2)  # what is forgiven the clock
         stranger = self.replace(process)
+        self.assertNotIn("sleep", self.shown("show", "l"))
         stranger.kill()
         self.assertEqual(self.client.call("Status")["agents"], 1)
         self.assertEqual(self.client.list("Agents")["p"]["owner"]["pid"], pid)

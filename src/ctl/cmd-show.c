@@ -141,7 +141,8 @@ static int add_agents(struct ctl *ctl, struct view *view)
         if (!json_object_get(view->agents, name))
             continue;
         pid = json_object_get(json_object_get(agent, "owner"), "pid");
-        command = holders_command((pid_t)json_integer_value(pid));
+        command = holders_command(
+            (pid_t)json_integer_value(pid), json_integer_value(json_object_get(agent, "since")));
         if ((command && json_object_set_new(agent, "comm", command) < 0) ||
             json_object_set(view->agents, name, agent) < 0)
             return ctl_oom();

@@ -2,6 +2,7 @@
 /* Which processes hold eventfds: see holders.h. */
 #include "ctl/holders.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/eventfd.h"
 #include "base/fd.h"
 
@@ -14,6 +15,9 @@
 #include <unistd.h>
 
 DEFINE_CLEANUP(DIR *, closedir)
+
+/* How far the clock may have been led to the right time while something was there. */
+#define CLOCK_SLACK USEC_PER_SEC
 
 #define EVENTFD_NAME "anon_inode:[eventfd]"
 
@@ -49,14 +53,30 @@ static json_t *command_of(int process)
     return json_string(text);
 }
 
-json_t *holders_command(pid_t pid)
+/* Whether a process began after that time, as far as the clock was not set since. */
+static bool began_after(int process, int64_t since)
+{
+    char text[512];
+    const char *at = read_text(process, "stat", text, sizeof(text)) ? strrchr(text, ')') : NULL;
+    int64_t began;
+
+    /* starttime is the 22nd field, in ticks since the machine started; the command, in (), is the second. */
+    for (int field = 2; at && field < 22; field++)
+        at = strchr(at + 1, ' ');
+    if (!at)
+        return false;
+    began = (int64_t)strtoull(at, NULL, 10) * USEC_PER_SEC / sysconf(_SC_CLK_TCK);
+    return clock_epoch() - clock_monotonic() + began > since + CLOCK_SLACK;
+}
+
+json_t *holders_command(pid_t pid, int64_t since)
 {
     CLEANUP(fd_closep) int process = -1;
     char path[32];
 
     (void)snprintf(path, sizeof(path), "/proc/%jd", (intmax_t)pid);
     process = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return process < 0 ? NULL : command_of(process);
+    return process < 0 || began_after(process, since) ? NULL : command_of(process);
 }
 
 /* Whether a process that we may not look into can have descriptors: dead ones and the kernel's have none. */

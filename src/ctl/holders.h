@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* How many processes were looked into, and how many that may have descriptors could not be. */
@@ -22,7 +23,10 @@ struct holders_tally {
  */
 int holders_find(json_t *eventfds, struct holders_tally *ret_tally);
 
-/* The command of a process, a new string; NULL where there is none, or no memory. */
-json_t *holders_command(pid_t pid);
+/*
+ * The command of the process that had this pid at a time, microseconds since the epoch: a new string. NULL
+ * where there is none, where the process that has the pid now began later, or no memory.
+ */
+json_t *holders_command(pid_t pid, int64_t since);
 
 #endif
