@@ -41,11 +41,12 @@ def fork_as(pid):
 class Process:
     """A child that connects to evlinkd, hands the connection over, and has nothing of ours from then on."""
 
-    def __init__(self, path, pid=None):
+    def __init__(self, path, pid=None, uid=0):
         ours, theirs = socket.socketpair()
         self.pid = os.fork() if pid is None else fork_as(pid)
         if self.pid == 0:
             try:
+                os.setresuid(uid, uid, uid)
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 sock.connect(path)
                 socket.send_fds(theirs, [b"x"], [sock.fileno()])
@@ -84,8 +85,8 @@ def can_choose_pids():
 
 @unittest.skipUnless(can_choose_pids(), "pids cannot be chosen here: it takes root, and Linux 5.5")
 class Case(blackbox.Case):
-    def process(self, pid=None):
-        process = Process(self.broker.path, pid)
+    def process(self, pid=None, uid=0):
+        process = Process(self.broker.path, pid, uid)
         self.addCleanup(process.kill)
         self.addCleanup(process.connection.close)
         return process
@@ -108,11 +109,11 @@ class Case(blackbox.Case):
         self.assertEqual(self.link("l")["state"], "linked")
         return agent, fd
 
-    def replace(self, process):
+    def replace(self, process, uid=0):
         """Kills it, and has a stranger have its pid."""
         pid = process.pid
         process.kill()
-        stranger = self.process(pid)
+        stranger = self.process(pid, uid)
         self.assertEqual(stranger.pid, pid)
         return stranger
 
@@ -212,6 +213,34 @@ class Running(Case):
         self.client.call("Disconnect", {"name": "l"})
         self.assertEqual(agent.log(), [("Plug", GSI), ("Unplug", GSI)])
         self.assert_count(fd, 0)
+
+
+    def test_another_user(self):
+        """A connection, and an agent's socket, are those of who made them, in whosever hands: neither have they more
+        rights with root, nor has somebody else a right to what was made there for having the pid."""
+        process = self.process(uid=1001)
+        pid, theirs = process.pid, process.connection
+        agent = self.attach_from(process, False)
+        theirs.hold("x", self.eventfd())
+        self.client.hold("roots", self.eventfd())
+        stranger = self.replace(process, uid=1002)
+        # Ours, who are root, to call on, and the agent ours to serve.
+        for connection, others, name in ((theirs, "roots", "y"), (stranger.connection, "x", "z")):
+            self.assert_error("PermissionDenied", {}, connection.call, "Release", {"name": others})
+            self.assert_error("PermissionDenied", {}, connection.call, "Claim", {"name": others})
+            connection.hold(name, self.eventfd())
+        self.assert_error("PermissionDenied", {}, stranger.connection.call, "Detach", {"name": "p"})
+        ends = {"producers": ["eventfd/z"], "consumers": [GSI]}
+        self.assert_error("PermissionDenied", {}, stranger.connection.call, "Connect", ends)
+        theirs.connect(["eventfd/x"], [GSI], name="l")
+        self.assertEqual(agent.log(), [("Plug", GSI)])
+        made = {**self.client.list("Eventfds"), **self.client.list("Links"), **self.client.list("Agents")}
+        owners = {name: (each["owner"]["uid"], each["owner"]["pid"]) for name, each in made.items()}
+        mine, dead, living = (0, os.getpid()), (1001, pid), (1002, pid)
+        self.assertEqual(
+            owners, {"roots": mine, "x": dead, "y": dead, "l": dead, "p": dead, "z": living}
+        )
+        theirs.call("Detach", {"name": "p"})
 
 
 class Restarted(Case):
