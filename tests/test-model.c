@@ -1629,6 +1629,42 @@ static void test_inventory(void **state)
     }
 }
 
+/* An Unplug that had no memory is tried again after a while; one that cannot be had is not. */
+static void test_unplug_again(void **state)
+{
+    static const int errors[] = { ENOMEM, EMFILE, EIO };
+    struct outcome outcome;
+    struct world world;
+    struct vm *vm = &world.vms[1];
+    const struct site *site;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        world_open(&world);
+        vm_attach(&world, 1, &root, true);
+        assert_int_equal(hold(&world, &root, "e", &persistent), 0);
+        connect_as(&world, &root, "l", "eventfd/e", "kvm/vm1/gsi/5", &outcome);
+        run(&world);
+        site = site_find(world.model, SUBSYSTEM_KVM, "vm1");
+        disconnect(&world, "l", &outcome);
+        for (int tries = 0; tries < 3; tries++) {
+            if (!vm_take(&world, vm))
+                break;
+            vm->n_items = 0;
+            model_agent_results(vm->agent, &errors[i]);
+            assert_true(outcome.done && outcome.r == 0);
+            assert_false(RB_EMPTY(&site->ends));
+            assert_false(vm_take(&world, vm));
+            model_expire(world.model, clock_monotonic() + 10 * USEC_PER_SEC);
+        }
+        run(&world);
+        assert_int_equal(RB_EMPTY(&site->ends), errors[i] != EIO);
+        assert_int_equal(world.vms[1].n_plugs == 0, errors[i] != EIO);
+        assert_int_equal(model_deadline(world.model), -1);
+        world_close(&world);
+    }
+}
+
 /* Disconnect of a group waits for no other call, as that of a name does not. */
 static void test_disconnect_busy(void **state)
 {
@@ -1918,6 +1954,7 @@ int main(void)
         cmocka_unit_test(test_semaphore),
         cmocka_unit_test(test_move_by_another),
         cmocka_unit_test(test_inventory),
+        cmocka_unit_test(test_unplug_again),
         cmocka_unit_test(test_disconnect_busy),
         cmocka_unit_test(test_leave_twice),
         cmocka_unit_test(test_move_level),

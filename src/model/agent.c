@@ -267,6 +267,8 @@ void model_agent_results(struct agent *agent, const int *errors)
             end->why = NULL;
             end->state = END_UNKNOWN;
             agent->doubted = true;
+            if (end_may_recover(errors[i]))
+                retry_later(model, end);
         }
         i++;
         link_touch(model, end->link);
