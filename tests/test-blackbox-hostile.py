@@ -210,13 +210,31 @@ class Stuck(Case):
         self.fuse.let_go()
         super().stop()
 
-    def send_stuck(self):
+    def send_stuck(self, connection=None, name="x"):
         file = self.fuse.open()
-        self.hostile.start("Hold", {"name": "x", "fileDescriptorIndex": 0}, [file])
-        os.close(file)
+        self.assert_no_eventfd(file, connection or self.hostile, name)
+
+    def assert_no_eventfd(self, fd, connection, name):
+        """fd: consumed."""
+        connection.start("Hold", {"name": name, "fileDescriptorIndex": 0}, [fd])
+        os.close(fd)
         with self.assertRaises(evlink.Error) as caught:
-            self.hostile.finish()
+            connection.finish()
         self.assertEqual(caught.exception.name, "NotAnEventfd")
+
+    def assert_closed(self, connection, name):
+        """What that one sends is."""
+        fds = len(self.broker.fds())
+        for _ in range(10):
+            self.assert_no_eventfd(os.memfd_create("x"), connection, name + "-not")
+        evlink.until(lambda: len(self.broker.fds()) <= fds, f"what {name} sent is closed")
+
+    def delegate(self, scope, connection=None):
+        connection = connection or self.hostile
+        connection.call("Delegate", {"scope": scope, "endpoints": []})
+        tenant = evlink.Connection(socket.socket(fileno=connection.take()))
+        self.addCleanup(tenant.close)
+        return tenant
 
     def wait_stuck(self, n):
         evlink.until(lambda: len(self.fuse.waiting) == n, f"{n} times FLUSH")
@@ -296,6 +314,67 @@ class Stuck(Case):
         self.assertIn(len(self.fuse.waiting), range(1, 5))
         self.fuse.let_go()
         evlink.until(lambda: len(self.broker.fds()) <= fds + 4, "all is closed")
+
+    def test_tenant(self):
+        """A tenant hears of it, whichever its connection; neither who delegated, nor others' tenants, nor others do."""
+        self.start()
+        web, other, inner, db = (self.delegate(scope) for scope in ("web", "web", "web.inner", "db"))
+        self.send_stuck(web, "web.x")
+        self.wait_stuck(1)
+        late = self.delegate("web.late", web)
+        for tenant, name in ((web, "web.y"), (other, "web.y"), (inner, "web.inner.y"), (late, "web.late.y")):
+            tenant.call("Status")
+            tenant.start("Hold", {"name": name, "fileDescriptorIndex": 0}, [self.eventfd()])
+            self.assert_told("descriptors of one scope that cannot be closed", tenant)
+        for connection, name in (
+            (db, "db.y"), (self.hostile, "y"), (self.connect(NOBODY), "z"), (self.client, "others"),
+            (self.delegate("web", self.client), "web.others"),
+        ):
+            connection.hold(name, self.eventfd())
+            self.assert_closed(connection, name)
+        self.assertEqual(len(self.fuse.waiting), 1)
+        # Nor is a tenant to blame for who delegated.
+        self.send_stuck()
+        self.wait_stuck(2)
+        db.hold("db.z", self.eventfd())
+        self.assert_closed(db, "db.more")
+        self.hostile.start("Hold", {"name": "more", "fileDescriptorIndex": 0}, [self.eventfd()])
+        self.assert_told("descriptors of one user that cannot be closed", self.hostile)
+        self.fuse.let_go()
+        evlink.until(lambda: not self.children(), "the end of those that close")
+        self.delegate("web", self.connect(NOBODY)).hold("web.y", self.eventfd())
+
+    def test_tenants(self):
+        """However many of a user's are stuck, who delegated and others go on, and so do those that are not to blame."""
+        most = 3  # DISCARDERS_OF_TENANTS
+        self.start()
+        tenants = {f"s{i}": self.delegate(f"s{i}") for i in range(40)}
+        fds = len(self.broker.fds())
+        for scope, tenant in tenants.items():
+            self.send_stuck(tenant, scope + ".x")
+        self.wait_stuck(most)
+        self.assertEqual(len(self.children()), most)
+        told = []
+        for scope, tenant in tenants.items():
+            try:
+                tenant.hold(scope + ".y", self.eventfd())
+            except evlink.Error as error:
+                told.append(error.parameters.get("what"))
+        self.assertEqual(told, ["descriptors of one scope that cannot be closed"] * most)
+        for connection, name in (
+            (self.hostile, "y"), (self.client, "others"), (self.delegate("s0", self.client), "s0.others"),
+        ):
+            connection.hold(name, self.eventfd())
+            self.assert_closed(connection, name)
+        self.assertEqual(len(self.fuse.waiting), most)
+        self.fuse.let_go()
+        evlink.until(lambda: not self.children(), "the end of those that close")
+        names = [name for each in (self.hostile, self.client) for name in each.list("Eventfds")]
+        for name in set(names):
+            self.client.call("Release", {"name": name})
+        for tenant in tenants.values():
+            tenant.close()
+        evlink.until(lambda: len(self.broker.fds()) <= fds, "all is closed")
 
     def test_killed(self):
         """Somebody kills a child that is stuck: its user may send again, and another one closes."""

@@ -24,8 +24,8 @@
 /* How long a child waits for more. While one lives, each system call of ours is a little slower. */
 #define IDLE (100 * 1000)
 
-/* A child that takes so long for one descriptor is stuck with it; after the first, others take the user's
- * next. */
+/* A child that takes so long for one descriptor is stuck with it; after the first, others take what other
+ * tenants send. */
 #define STUCK (100 * 1000)
 #define SLOW 200
 
@@ -41,6 +41,7 @@
 struct request {
     int fd;
     int message; /* 1: take the first one out; 0: close */
+    struct culprit whose;
 };
 
 /*
@@ -54,13 +55,20 @@ struct lane {
     struct request queue[QUEUE_MAX];
 };
 
+/* Whose a lane is, while it has anything: a user's own, or its tenants'. */
+struct side {
+    uid_t uid;
+    bool tenants;
+};
+
 static struct {
-    struct lane *lanes;     /* NULL: we close ourselves */
-    uid_t uids[DISCARDERS]; /* whose the lanes are, while they have anything */
+    struct lane *lanes; /* NULL: we close ourselves */
+    struct side sides[DISCARDERS];
+    bool busy; /* a lane may have something */
     struct evaio *aio;
-    uid_t uid; /* who is to blame for what comes */
-    pid_t pid; /* ours */
-} state = { .uid = DISCARD_OURS };
+    struct culprit whose; /* what comes is */
+    pid_t pid;            /* ours */
+} state = { .whose = { .uid = (uid_t)-1 } };
 
 static void serve(const struct request *request)
 {
@@ -152,31 +160,61 @@ static bool is_held_up(struct lane *lane, int64_t microseconds)
     return atomic_load(&lane->taken) != atomic_load(&lane->done);
 }
 
-/*
- * The lane for what comes from the user: one of its own, while that gets on; else another, while it may have
- * more. NULL: nobody has room.
- */
-static struct lane *choose(uid_t uid)
+static bool is_same(const struct culprit *a, const struct culprit *b)
 {
-    struct lane *unused = NULL, *best = NULL;
-    size_t most = uid == DISCARD_OURS ? DISCARDERS : DISCARDERS_OF_USER, n = 0;
+    return a->uid == b->uid && strcmp(a->tenant, b->tenant) == 0;
+}
+
+/* Whose it is that the lane's child has in its hands, or takes next. */
+static const struct culprit *head(const struct lane *lane)
+{
+    return &lane->queue[atomic_load(&lane->done) % QUEUE_MAX].whose;
+}
+
+static struct side side_of(const struct culprit *whose)
+{
+    return (struct side){ .uid = whose->uid, .tenants = whose->tenant[0] };
+}
+
+static size_t most_of(struct side side)
+{
+    if (side.uid == DISCARD_OURS.uid)
+        return DISCARDERS;
+    return side.tenants ? DISCARDERS_OF_TENANTS : 1;
+}
+
+/*
+ * The lane for what comes from that one: where its own is at the head, if it is a tenant; or one of its side
+ * that gets on; else another, while its side may have more. NULL: nobody has room.
+ */
+static struct lane *choose(const struct culprit *whose)
+{
+    struct lane *unused = NULL, *best = NULL, *prompt = NULL;
+    struct side side = side_of(whose);
+    size_t n = 0;
 
     for (size_t i = 0; i < DISCARDERS; i++) {
         struct lane *lane = &state.lanes[i];
+        bool fits = state.sides[i].uid == side.uid && state.sides[i].tenants == side.tenants;
 
         if (pending(lane) == 0) {
-            unused = unused && state.uids[unused - state.lanes] == uid ? unused : lane;
-        } else if (state.uids[i] == uid) {
+            unused = fits || !unused ? lane : unused;
+        } else if (fits) {
             n++;
-            if (clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) <= SLOW)
+            if (side.tenants && is_same(head(lane), whose))
                 return lane;
-            /* Somebody may have killed its child, and what waits behind would wait for ever. */
-            (void)ensure_child(lane);
+            if (clock_read(CLOCK_MONOTONIC) - atomic_load(&lane->since) <= SLOW)
+                prompt = lane;
+            else
+                /* Somebody may have killed its child, and what waits behind would wait for ever. */
+                (void)ensure_child(lane);
             if (!best || pending(lane) < pending(best))
                 best = lane;
         }
     }
-    if (unused && n < most)
+    if (prompt)
+        return prompt;
+    if (unused && n < most_of(side))
         return unused;
     for (size_t i = 0; i < DISCARDERS && !best; i++)
         if (pending(&state.lanes[i]) < BEHIND)
@@ -184,9 +222,19 @@ static struct lane *choose(uid_t uid)
     return best;
 }
 
+/* Whether nothing is left to do. */
+static bool is_idle(void)
+{
+    for (size_t i = 0; state.busy && i < DISCARDERS; i++)
+        if (pending(&state.lanes[i]) > 0)
+            return false;
+    state.busy = false;
+    return true;
+}
+
 static void ask(const struct request *request)
 {
-    struct lane *lane = state.lanes ? choose(state.uid) : NULL;
+    struct lane *lane = state.lanes ? choose(&state.whose) : NULL;
     unsigned sent;
     int r;
 
@@ -199,11 +247,13 @@ static void ask(const struct request *request)
         return;
     }
     if (pending(lane) == 0) {
-        state.uids[lane - state.lanes] = state.uid;
+        state.sides[lane - state.lanes] = side_of(&state.whose);
         atomic_store(&lane->since, clock_read(CLOCK_MONOTONIC));
     }
+    state.busy = true;
     sent = atomic_load(&lane->sent);
     lane->queue[sent % QUEUE_MAX] = *request;
+    lane->queue[sent % QUEUE_MAX].whose = state.whose;
     atomic_store(&lane->sent, sent + 1);
     (void)syscall(SYS_futex, &lane->sent, FUTEX_WAKE, 1, NULL, NULL, 0);
     r = ensure_child(lane);
@@ -230,36 +280,39 @@ void fd_discard(int fd)
 void fd_discard_message(int fd)
 {
     const struct request request = { .fd = fd, .message = 1 };
-    uid_t uid = discard_for(DISCARD_OURS);
+    struct culprit whose = discard_for(DISCARD_OURS);
 
     ask(&request);
-    (void)discard_for(uid);
+    (void)discard_for(whose);
 }
 
-uid_t discard_for(uid_t uid)
+struct culprit discard_for(struct culprit whose)
 {
-    uid_t was = state.uid;
+    struct culprit was = state.whose;
 
-    state.uid = uid;
+    state.whose = whose;
     return was;
 }
 
-bool discard_is_stuck(uid_t uid)
+bool discard_is_stuck(const struct culprit *whose)
 {
-    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
-        if (state.uids[i] == uid && is_held_up(&state.lanes[i], STUCK))
+    if (is_idle())
+        return false;
+    for (size_t i = 0; i < DISCARDERS; i++)
+        /* In this order: what comes to the head meanwhile is not held up yet. */
+        if (is_same(head(&state.lanes[i]), whose) && is_held_up(&state.lanes[i], STUCK))
             return true;
     return false;
 }
 
-bool discard_is_behind(uid_t uid)
+bool discard_is_behind(const struct culprit *whose)
 {
-    unsigned n = 0;
+    struct lane *lane;
 
-    for (size_t i = 0; state.lanes && i < DISCARDERS; i++)
-        if (state.uids[i] == uid)
-            n += pending(&state.lanes[i]);
-    return n > BEHIND;
+    if (is_idle())
+        return false;
+    lane = choose(whose);
+    return !lane || pending(lane) > BEHIND;
 }
 
 int discard_start(struct evaio *aio)

@@ -6,8 +6,12 @@
  * it, and ends when it has had nothing to do for a moment. Eventfds, whose close cannot block, are closed at
  * once.
  *
- * Each user has children of its own, a few, so that nobody waits behind what another one sent. What all of
- * them are stuck with, and waits behind that, stays open.
+ * Who sent it is to blame for what a child is stuck with: a user, or one of its tenants, as which counts what
+ * came through a scope of the user's, or a scope within that: who delegates to itself is to blame still. Each
+ * has one child at most, so that it waits behind what it sent itself, and each user has DISCARDERS_OF_TENANTS
+ * for its tenants, however many they are, beside its own: no user takes all children, and no tenant holds up
+ * who delegated to it. Where tenants are stuck with all of these, what others of the user's send waits behind
+ * that, and stays open meanwhile; they are not to blame for it, and go on sending, until too much waits.
  *
  * Only for a process that has called discard_start(); others close as ever. Not for several threads.
  */
@@ -20,10 +24,16 @@
 struct evaio;
 
 #define DISCARDERS 32
-#define DISCARDERS_OF_USER 4
+#define DISCARDERS_OF_TENANTS 3
+
+/* Who is to blame. */
+struct culprit {
+    uid_t uid;
+    char tenant[64]; /* "": the user itself */
+};
 
 /* Of nobody: what is ours to close. As many children as there are may be its. */
-#define DISCARD_OURS ((uid_t)-1)
+#define DISCARD_OURS ((struct culprit){ .uid = (uid_t)-1 })
 
 /*
  * From now on others close. SIGCHLD is ignored from here on: a process that has other children cannot use
@@ -34,8 +44,8 @@ int discard_start(struct evaio *aio);
 /* Before that one is freed: what comes now is closed here. */
 void discard_stop(void);
 
-/* Whose descriptors those are that are discarded from now on. Returns whose they were. */
-uid_t discard_for(uid_t uid);
+/* Who sent the descriptors that are discarded from now on. Returns who was that before. */
+struct culprit discard_for(struct culprit whose);
 
 /* Closes fd, whatever it is, without waiting for it: its number is free when that is done. -1: nothing. */
 void fd_discard(int fd);
@@ -49,10 +59,10 @@ static inline void fd_discardp(int *fd)
 /* Takes the first message out of a socket's queue, and closes the descriptors in it, in the same way. */
 void fd_discard_message(int fd);
 
-/* Whether a child is stuck with what that user sent. */
-bool discard_is_stuck(uid_t uid);
+/* Whether a child is stuck with what that one sent. */
+bool discard_is_stuck(const struct culprit *whose);
 
-/* Whether so much of that user's is to be closed still that more should wait. */
-bool discard_is_behind(uid_t uid);
+/* Whether so much is to be closed still before what that one sends that more should wait. */
+bool discard_is_behind(const struct culprit *whose);
 
 #endif

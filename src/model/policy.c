@@ -54,6 +54,15 @@ void policy_disown(struct peer *owner)
     owner->standing = NULL;
 }
 
+struct culprit policy_culprit(const struct peer *peer)
+{
+    struct culprit culprit = { .uid = peer->uid };
+
+    _Static_assert(sizeof(culprit.tenant) == NAME_SIZE, "a tenant is known by its scope");
+    (void)scope_next_level(peer_scope(peer), culprit.tenant);
+    return culprit;
+}
+
 const char *right_name(enum right right)
 {
     static const char *const names[] = {

@@ -7,6 +7,7 @@
 #ifndef MODEL_POLICY_H
 #define MODEL_POLICY_H
 
+#include "base/discard.h"
 #include "model/scope.h"
 
 #include <stdbool.h>
@@ -76,6 +77,9 @@ static inline const char *peer_label(const struct peer *peer)
 {
     return peer_origin(peer) ? peer_origin(peer)->label : "";
 }
+
+/* Who is to blame for what a peer sent. */
+struct culprit policy_culprit(const struct peer *peer);
 
 /* What one may be allowed to do with what is another's, named as the methods are. */
 enum right {

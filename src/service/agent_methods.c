@@ -190,7 +190,7 @@ static int attach(struct connection *connection, const void *parameters)
     if (r <= 0)
         return r;
     watched = pidfd >= 0;
-    r = session_new(connection->server, connection->peer.uid, TAKE_FD(ours), TAKE_FD(pidfd), &session);
+    r = session_new(connection->server, &connection->peer, TAKE_FD(ours), TAKE_FD(pidfd), &session);
     if (r < 0)
         return r;
     r = model_attach(

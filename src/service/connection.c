@@ -373,34 +373,25 @@ static int admit(void *userdata)
 {
     struct admission *admission = userdata;
     struct connection *connection = admission->connection;
-    uid_t uid = connection->peer.uid;
+    struct culprit whose = policy_culprit(&connection->peer);
     int r;
 
-    if (discard_is_stuck(uid)) {
+    if (discard_is_stuck(&whose)) {
         (void)fault_set(&admission->fault, FAULT_QUOTA_EXCEEDED, NULL, NULL,
-            "descriptors of one user that cannot be closed", 0);
+            whose.tenant[0] ? "descriptors of one scope that cannot be closed"
+                            : "descriptors of one user that cannot be closed",
+            0);
         return -EDQUOT;
     }
-    if (discard_is_behind(uid) || !table_has_room())
+    if (discard_is_behind(&whose) || !table_has_room())
         return -EBUSY;
     r = charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, connection->fds.n + FRAME_MAX_FDS,
         &admission->fault);
+    /* A line's client cannot come again: what is too much stays, and it is not sent away. */
     if (r)
-        return r < 0 ? r : -EDQUOT;
+        return r < 0 ? r : connection->line ? -EBUSY : -EDQUOT;
     table_open();
     return 0;
-}
-
-/* Of a line, which has its memory from the beginning: what is too much stays, and nobody is sent away. */
-static int receive_call(struct connection *connection, struct admission *admission)
-{
-    int r = admit(admission);
-
-    if (r < 0)
-        return r == -EDQUOT ? -EBUSY : r;
-    r = line_receive(connection->line, connection->fd);
-    /* What a subscriber sends is never taken, and nothing else is looked for behind it. */
-    return r == -EBUSY ? 0 : r;
 }
 
 /* As socket_receive(). What is too much for its user, -EDQUOT with the fault, or comes too fast, -EBUSY,
@@ -412,14 +403,17 @@ static int receive(struct connection *connection, struct fault *fault)
     size_t bytes = chargeable_input(frame_in_needs(in));
     int r = 0;
 
-    if (connection->line)
-        return receive_call(connection, &admission);
+    /* What a subscriber sends is never taken, and nothing else is looked for behind it. */
+    if (connection->line && line_is_busy(connection->line))
+        return 0;
     if (bytes > connection->bytes_in)
         r = charge(connection, QUOTA_BYTES, &connection->bytes_in, bytes, &admission.fault);
-    if (r == 0)
-        r = socket_receive_if(connection->fd, in, admit, &admission);
-    else if (r > 0)
+    if (r == 0) {
+        r = connection->line ? line_receive(connection->line, connection->fd, admit, &admission)
+                             : socket_receive_if(connection->fd, in, admit, &admission);
+    } else if (r > 0) {
         r = -EDQUOT;
+    }
     if (r == -EDQUOT)
         *fault = admission.fault;
     /* The last places are only lent. */
@@ -573,7 +567,7 @@ static void take_turn(struct connection *connection, int64_t until)
 static void advance(struct connection *connection, int64_t most)
 {
     struct server *server = connection->server;
-    uid_t uid = discard_for(connection->peer.uid);
+    struct culprit whose = discard_for(policy_culprit(&connection->peer));
     int64_t begin = clock_read(CLOCK_THREAD_CPUTIME_ID), cost;
     int r;
 
@@ -609,7 +603,7 @@ static void advance(struct connection *connection, int64_t most)
         watch(connection);
     if (connection->failed)
         connection_free(connection);
-    (void)discard_for(uid);
+    (void)discard_for(whose);
     server_arm(server);
 }
 
@@ -859,12 +853,15 @@ static void close_kept(struct connection *connection)
         fd_close(memory);
 }
 
-/* What is unread in it may be anything: nothing comes in any more when that is looked at. */
+/*
+ * What is unread in it may be anything: nothing comes in any more when that is looked at. The client hears of
+ * its end now, whenever it can be closed.
+ */
 static void close_socket(int fd)
 {
     int unread = 0;
 
-    (void)shutdown(fd, SHUT_RD);
+    (void)shutdown(fd, SHUT_RDWR);
     if (ioctl(fd, SIOCINQ, &unread) < 0 || unread > 0)
         fd_discard(fd);
     else
@@ -874,7 +871,7 @@ static void close_socket(int fd)
 struct connection *connection_free(struct connection *connection)
 {
     struct server *server = connection->server;
-    uid_t uid = discard_for(connection->peer.uid);
+    struct culprit whose = discard_for(policy_culprit(&connection->peer));
 
     unqueue(connection);
     if (connection->job)
@@ -903,7 +900,7 @@ struct connection *connection_free(struct connection *connection)
         model_refund(server->model, &connection->peer, QUOTA_CONNECTIONS, 1);
     delegation_free(connection->delegation);
     origin_unref(connection->standing.origin);
-    (void)discard_for(uid);
+    (void)discard_for(whose);
     free(connection->groups);
     free(connection);
     return NULL;

@@ -127,9 +127,14 @@ size_t line_n_fds(const struct line *line)
     return line->fds.n;
 }
 
-/* How much of what has come belongs to the call: up to its NUL. 0: the end of the stream; -errno. */
-static ssize_t look(struct line *line, int socket, char *space, size_t room)
+/*
+ * How much of what has come belongs to the call: up to its NUL. 0: the end of the stream; -errno.
+ * *ret_has_fds: it is a peek without room for them that tells (see wire/socket.c).
+ */
+static ssize_t look(struct line *line, int socket, char *space, size_t room, bool *ret_has_fds)
 {
+    struct iovec vector = { .iov_base = space, .iov_len = room };
+    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
     const char *nul;
     ssize_t n;
     int r;
@@ -138,10 +143,11 @@ static ssize_t look(struct line *line, int socket, char *space, size_t room)
     if (r < 0)
         return r;
     do
-        n = recv(socket, space, room, MSG_PEEK | MSG_DONTWAIT);
+        n = recvmsg(socket, &message, MSG_PEEK | MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n <= 0)
         return n < 0 ? -errno : 0;
+    *ret_has_fds = message.msg_flags & MSG_CTRUNC;
     nul = memchr(space, '\0', (size_t)n);
     return nul ? nul + 1 - space : n;
 }
@@ -151,7 +157,7 @@ bool line_is_too_long(const struct line *line)
     return !line->taken && done(&line->page->in) > FRAME_MAX;
 }
 
-int line_receive(struct line *line, int socket)
+int line_receive(struct line *line, int socket, int (*admit)(void *userdata), void *userdata)
 {
     struct direction *in = &line->page->in;
     size_t begin = done(in), room = FRAME_MAX + 1 - begin;
@@ -160,6 +166,7 @@ int line_receive(struct line *line, int socket)
     union socket_control control;
     struct mmsghdr *message;
     struct iovec vector;
+    bool has_fds = false;
     ssize_t n;
     int r;
 
@@ -167,9 +174,10 @@ int line_receive(struct line *line, int socket)
         return -EBUSY;
     if (begin > FRAME_MAX)
         return -EMSGSIZE;
-    n = look(line, socket, space, room < PIECE ? room : PIECE);
-    if (n <= 0)
-        return (int)n;
+    n = look(line, socket, space, room < PIECE ? room : PIECE, &has_fds);
+    r = n > 0 && has_fds ? admit(userdata) : 0;
+    if (n <= 0 || r < 0)
+        return r < 0 ? r : (int)n;
     vector = (struct iovec){ .iov_base = space, .iov_len = (size_t)n };
     change(in, begin, 0, false);
     message = &now(in)->message;

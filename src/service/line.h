@@ -46,8 +46,8 @@ size_t line_n_fds(const struct line *line);
 /* Whether a call was taken by line_next() and not ended: nothing is received then. */
 bool line_is_busy(const struct line *line);
 
-/* As socket_receive(), of one call. */
-int line_receive(struct line *line, int socket);
+/* As socket_receive_if(), of one call. */
+int line_receive(struct line *line, int socket, int (*admit)(void *userdata), void *userdata);
 
 /* Whether more is there of a call than it may have: line_receive() says so. */
 bool line_is_too_long(const struct line *line);

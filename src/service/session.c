@@ -31,9 +31,9 @@ struct session {
     struct server *server;
     struct agent *agent; /* NULL: not bound yet */
     int fd, pidfd;
-    uid_t uid;    /* whose it is */
-    size_t bytes; /* that it is charged for */
-    bool dry;     /* readable, yet nothing came */
+    struct peer owner; /* who is charged, and to blame, for what comes */
+    size_t bytes;      /* that it is charged for */
+    bool dry;          /* readable, yet nothing came */
     struct frame_in in;
     struct frame_out out;
     struct event *readable, *writable, *death, *timeout, *kick;
@@ -62,7 +62,7 @@ static void close_kept(struct session *session, int *fd, struct item **item)
 /* Charges its user for what the agent's messages take. -EDQUOT, -ENOMEM. */
 static int charge(struct session *session, size_t bytes)
 {
-    const struct peer peer = { .uid = session->uid };
+    const struct peer peer = { .uid = session->owner.uid };
     int r;
 
     if (bytes <= IN_FREE)
@@ -75,7 +75,7 @@ static int charge(struct session *session, size_t bytes)
 
 void session_close(struct session *session)
 {
-    uid_t uid = discard_for(session->uid);
+    struct culprit whose = discard_for(policy_culprit(&session->owner));
     struct event **events[] = { &session->readable, &session->writable, &session->timeout, &session->kick };
 
     for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++) {
@@ -87,7 +87,7 @@ void session_close(struct session *session)
     frame_out_clear(&session->out);
     close_kept(session, &session->fd, &session->socket_item);
     (void)charge(session, 0);
-    (void)discard_for(uid);
+    (void)discard_for(whose);
 }
 
 /* The session may be freed when this returns. */
@@ -426,8 +426,9 @@ static bool take_frame(struct session *session, struct frame *frame)
 static int admit(void *userdata)
 {
     struct session *session = userdata;
+    struct culprit whose = policy_culprit(&session->owner);
 
-    if (discard_is_stuck(session->uid) || discard_is_behind(session->uid) || !table_has_room())
+    if (discard_is_stuck(&whose) || discard_is_behind(&whose) || !table_has_room())
         return -EDQUOT;
     table_open();
     return 0;
@@ -436,7 +437,7 @@ static int admit(void *userdata)
 static int receive(struct session *session)
 {
     int r = charge(session, frame_in_needs(&session->in));
-    uid_t uid;
+    struct culprit whose;
 
     if (r < 0)
         return r;
@@ -444,9 +445,9 @@ static int receive(struct session *session)
     table_close();
     for (size_t i = 0; i < session->in.fds.n; i++)
         (void)table_is_last(session->in.fds.fds[i]);
-    uid = discard_for(session->uid);
+    whose = discard_for(policy_culprit(&session->owner));
     fdset_clear(&session->in.fds);
-    (void)discard_for(uid);
+    (void)discard_for(whose);
     return r;
 }
 
@@ -540,7 +541,8 @@ static void on_death(evutil_socket_t fd, short what, void *userdata)
 }
 
 /* fd, pidfd: consumed, -1 for none. */
-static int make(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session)
+static int make(
+    struct server *server, const struct peer *peer, int fd, int pidfd, struct session **ret_session)
 {
     struct session *session = calloc(1, sizeof(*session));
 
@@ -550,7 +552,7 @@ static int make(struct server *server, uid_t uid, int fd, int pidfd, struct sess
         return -ENOMEM;
     }
     session->server = server;
-    session->uid = uid;
+    session->owner = policy_owner(peer);
     session->fd = fd;
     session->pidfd = pidfd;
     session->in.limit = FRAME_REPLY_MAX; /* an agent's inventory may be long */
@@ -573,12 +575,13 @@ static int make(struct server *server, uid_t uid, int fd, int pidfd, struct sess
     return 0;
 }
 
-int session_new(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session)
+int session_new(
+    struct server *server, const struct peer *peer, int fd, int pidfd, struct session **ret_session)
 {
     struct session *session;
     int r;
 
-    r = make(server, uid, fd, pidfd, &session);
+    r = make(server, peer, fd, pidfd, &session);
     if (r < 0)
         return r;
     if (server->vault)
@@ -599,7 +602,7 @@ int session_restore(
     struct session *session;
     int r;
 
-    r = make(server, agent->owner.uid, fd, pidfd, &session);
+    r = make(server, &agent->owner, fd, pidfd, &session);
     if (r < 0)
         return r;
     session->socket_item = socket;
@@ -633,6 +636,7 @@ void session_free(struct session *session)
         event_free(session->death);
     close_kept(session, &session->pidfd, &session->pidfd_item);
     LIST_REMOVE(session, in_server);
+    policy_disown(&session->owner);
     free(session);
 }
 

@@ -12,9 +12,10 @@
 struct session;
 struct item;
 
-/* fd, pidfd (-1: none): consumed, also on failure. uid: whose it is. The caller attaches an agent to it, or
+/* fd, pidfd (-1: none): consumed, also on failure. peer: whose it is. The caller attaches an agent to it, or
  * frees it. */
-int session_new(struct server *server, uid_t uid, int fd, int pidfd, struct session **ret_session);
+int session_new(
+    struct server *server, const struct peer *peer, int fd, int pidfd, struct session **ret_session);
 
 /*
  * The session of an agent that is back after a restart. fd, pidfd (-1: none; consumed) and what they are kept
