@@ -952,6 +952,23 @@ class Limits(Case):
         self.refused_half(BOB, 200000, "bytes under way", limit + 65536)
         self.broker.stop()
 
+    def test_bytes_of_a_call(self):
+        """A call is charged as what is made of it, which is much longer than its frame; one that is too much fails."""
+        limit = 800_000
+        self.serve("MaxBytesPerUser", limit)
+        links = [{"producers": ["kvm/v/pio/%d" % i], "consumers": ["kvm/v/gsi/%d" % i],
+                  "labels": {f"{k:x}": "" for k in range(100)}} for i in range(200)]
+        self.assertLess(len(json.dumps(links)), limit / 3)
+        told = {"what": "bytes under way of one user", "limit": limit}
+        for _ in range(2):
+            with self.assertRaises(evlink.Error) as caught:
+                self.alice.call("ConnectMany", {"links": links})
+            self.assertEqual((caught.exception.name, caught.exception.parameters), ("QuotaExceeded", told))
+        self.assertEqual(self.alice.list("Links"), {})
+        for begin in range(0, 200, 50):
+            self.alice.call("ConnectMany", {"links": links[begin : begin + 50]})
+        self.broker.stop()
+
     def test_bytes_out(self):
         """Answers that nobody reads: a connection has a few at least, and all when there is room again."""
         self.serve("MaxBytesPerUser", 300000)

@@ -4,6 +4,7 @@
 the broker, whose calls that were under way are answered with Restarted.
 
 EVLINK_TEST_KILLS: how often the storm kills it (400). EVLINK_TEST_SEED: of what is random there."""
+import contextlib
 import fcntl
 import json
 import os
@@ -780,6 +781,69 @@ class Survive(KeptCase):
             tenant.finish()
         evlink.until(lambda: len(self.broker.fds()) == before)
 
+    def keep_with(self, **limits):
+        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
+        self.addCleanup(config.close)
+        config.write("[Broker]\n" + "".join(f"{key}={value}\n" for key, value in limits.items()))
+        config.flush()
+        self.keep("--config=" + config.name)
+
+    def taken(self):
+        """The memory of lines."""
+        return sum(os.stat(f"/proc/{self.broker.pid}/fd/{fd}").st_blocks * 512
+                   for fd, what in self.broker.fds().items() if "evlinkd-line" in what)
+
+    def test_bytes_of_half_a_call(self):
+        """They count as they come, through whichever connection, after a restart too; what would be too much waits."""
+        limit, free, n = 500_000, 36 * 1024, 12
+        self.keep_with(MaxBytesPerUser=limit)
+        tenants = [self.delegate(f"s{i}") for i in range(n)]
+        begin, end = b'{"method":"io.evlink.Broker.Status"', b"}\0"
+        for tenant in tenants:
+            tenant.sock.sendall(begin + b" " * 60_000)
+        for kill in (False, True):
+            if kill:
+                self.kill()
+            self.client.call("Status")
+            time.sleep(0.3)
+            self.assertGreater(self.taken(), limit / 2)
+            self.assertLessEqual(self.taken(), limit + n * free)
+            self.client.call("Status")
+        # Who comes to the end has them no more, and the next one's come in.
+        for tenant in tenants:
+            tenant.send(end)
+            tenant.expect("io.evlink.Broker.Status")
+        for tenant in tenants:
+            with contextlib.suppress(evlink.Error):  # Restarted
+                tenant.finish()
+            tenant.call("Status")
+        self.assertLessEqual(self.taken(), n * free)
+
+    def test_bytes_of_an_answer(self):
+        """What waits in memory that outlives the broker counts beside what waits in its own."""
+        self.keep_with(MaxBytesPerUser=2_200_000)
+        lazy, other = self.delegate("web", ["kvm/v"]), self.delegate("db", ["kvm/w"])
+        before = self.client.call("Status")["connections"]
+        lazy.start("ConnectMany", self.many_links(lazy))
+        evlink.until(lambda: self.client.call("Status")["connections"] == before - 1, "the end of who does not read")
+        self.assertIn("too much of its user's waits to be read", self.broker.said())
+        other.call("Status")
+        for link in self.client.list("Links"):
+            self.client.call("Disconnect", {"name": link})
+
+    def test_bytes_of_an_agent(self):
+        """What comes from a tenant's agent is the tenant's."""
+        self.keep_with(MaxBytesPerUser=400_000)
+        web = self.delegate("web", ["kvm/v"])
+        mine, its = self.attach("w", {"w": None}), self.attach("web.v", {"v": None}, web)
+        for agent in (mine, its):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for _ in range(9):
+                    agent.frames.sock.sendall(b" " * 10_000)
+        evlink.until(lambda: set(self.client.list("Agents")) == {"w"}, "the end of the tenant's")
+        time.sleep(0.1)
+        self.assertEqual(set(self.client.list("Agents")), {"w"})
+
     def test_shares(self):
         """No tenant takes all that the user may have: who delegated and other tenants still get theirs."""
         with tempfile.TemporaryDirectory() as folder:
@@ -834,21 +898,16 @@ class Survive(KeptCase):
         """What a long answer took is given back, and a connection that is closed takes none."""
         self.keep()
 
-        def taken():
-            """By lines."""
-            return sum(os.stat(f"/proc/{self.broker.pid}/fd/{fd}").st_blocks * 512
-                       for fd, what in self.broker.fds().items() if "evlinkd-line" in what)
-
         web = self.delegate("web", ["kvm/v"])
         for kill in (False, True):
             web.start("ConnectMany", self.many_links(web))
             self.unread(web)
-            self.assertGreater(taken(), 300_000)
+            self.assertGreater(self.taken(), 300_000)
             if kill:
                 self.kill()
             web.finish()
             web.call("Status")
-            self.assertLess(taken(), 100_000)
+            self.assertLess(self.taken(), 40_000)
             for link in web.list("Links"):
                 web.call("Disconnect", {"name": link})
         fds = len(self.broker.fds())

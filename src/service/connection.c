@@ -32,6 +32,7 @@
 /* What each connection may have without being charged for it: enough for all but large calls. */
 #define IN_FREE ((size_t)4096)
 #define OUT_FREE ((size_t)16384)
+#define CALL_FREE ((size_t)16384)
 
 /* What may wait to be sent though its user has too much already: an answer of the usual size, beside those.
  */
@@ -58,9 +59,18 @@
 #define PAUSE_FIRST 1000
 #define PAUSE_LAST 50000
 
+static int charge(
+    struct connection *connection, enum quota quota, size_t *charged, size_t n, struct fault *fault)
+{
+    return n == *charged
+               ? 0
+               : model_recharge(connection->server->model, &connection->peer, quota, charged, n, fault);
+}
+
 static void end_call(struct connection *connection)
 {
     varlink_request_clear(&connection->call);
+    (void)charge(connection, QUOTA_BYTES, &connection->bytes_call, 0, NULL);
     fdset_clear(&connection->fds);
     connection->fds_lost = false;
     connection->job = NULL;
@@ -224,17 +234,27 @@ static void refuse(struct connection *connection, const struct fault *fault)
 
 /* ---- What it is charged for */
 
-static int charge(
-    struct connection *connection, enum quota quota, size_t *charged, size_t n, struct fault *fault)
-{
-    return n == *charged
-               ? 0
-               : model_recharge(connection->server->model, &connection->peer, quota, charged, n, fault);
-}
-
 static size_t chargeable_input(size_t size)
 {
     return size > IN_FREE ? size : 0;
+}
+
+/*
+ * What the open call takes, of its own: its values, of which a frame of [0,0,... has one for each two bytes,
+ * are up to 32 times as long as its frame was, which may be gone by then. False where it was answered.
+ */
+static bool charge_call(struct connection *connection)
+{
+    size_t n = varlink_request_size(&connection->call);
+    struct fault fault;
+    int r;
+
+    r = charge(connection, QUOTA_BYTES, &connection->bytes_call, n > CALL_FREE ? n : 0, &fault);
+    if (r > 0)
+        (void)method_fault(connection, &fault);
+    else if (r < 0)
+        fail(connection, "cannot charge a call", r);
+    return r == 0;
 }
 
 /* Refunds what it does not have any more. */
@@ -243,9 +263,10 @@ static void settle(struct connection *connection)
     size_t input = chargeable_input(connection->in.size);
     size_t fds = connection->fds.n + (connection->line ? line_n_fds(connection->line) : connection->in.fds.n);
 
-    /* An open call is what its frame was, and stays in memory as long. */
-    if (input < connection->bytes_in && !connection->call.root)
+    if (input < connection->bytes_in)
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, input, NULL);
+    if (connection->line && line_bytes(connection->line) < connection->bytes_line)
+        (void)charge(connection, QUOTA_BYTES, &connection->bytes_line, line_bytes(connection->line), NULL);
     if (frame_out_pending(&connection->out) == 0 && connection->bytes_out > 0) {
         connection->window = OUT_FREE;
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
@@ -281,6 +302,16 @@ static void charge_rest(struct connection *connection)
     size_t n = frame_out_pending(&connection->out);
     int r;
 
+    /* What is on its way out of a line is there twice. */
+    if (connection->line && n > 0) {
+        size_t bytes = line_bytes(connection->line);
+
+        r = bytes > connection->bytes_line
+                ? charge(connection, QUOTA_BYTES, &connection->bytes_line, bytes, NULL)
+                : 0;
+        if (r && n > OUT_MOST)
+            fail(connection, "too much of its user's waits to be read", r < 0 ? r : -EDQUOT);
+    }
     if (n <= OUT_MOST || n <= connection->bytes_out || widen(connection))
         return;
     r = charge(connection, QUOTA_BYTES, &connection->bytes_out, n, NULL);
@@ -347,7 +378,7 @@ static bool serve(struct connection *connection, int64_t until)
             if (!next_frame(connection, &frame, &interrupted))
                 return true;
             take_frame(connection, &frame, interrupted);
-            if (!connection->failed && connection->call.root)
+            if (!connection->failed && connection->call.root && charge_call(connection))
                 method_call(connection);
         }
         /* Time is no matter to one that has nothing more to do. */
@@ -400,19 +431,20 @@ static int receive(struct connection *connection, struct fault *fault)
 {
     struct admission admission = { .connection = connection };
     struct frame_in *in = &connection->in;
-    size_t bytes = chargeable_input(frame_in_needs(in));
+    size_t *charged = connection->line ? &connection->bytes_line : &connection->bytes_in;
+    size_t bytes = connection->line ? line_needs(connection->line) : chargeable_input(frame_in_needs(in));
     int r = 0;
 
     /* What a subscriber sends is never taken, and nothing else is looked for behind it. */
     if (connection->line && line_is_busy(connection->line))
         return 0;
-    if (bytes > connection->bytes_in)
-        r = charge(connection, QUOTA_BYTES, &connection->bytes_in, bytes, &admission.fault);
+    if (bytes > *charged)
+        r = charge(connection, QUOTA_BYTES, charged, bytes, &admission.fault);
     if (r == 0) {
         r = connection->line ? line_receive(connection->line, connection->fd, admit, &admission)
                              : socket_receive_if(connection->fd, in, admit, &admission);
     } else if (r > 0) {
-        r = -EDQUOT;
+        r = connection->line ? -EBUSY : -EDQUOT;
     }
     if (r == -EDQUOT)
         *fault = admission.fault;
@@ -894,6 +926,7 @@ struct connection *connection_free(struct connection *connection)
     model_cut(server->model, &connection->lifeline);
     (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, 0, NULL);
     (void)charge(connection, QUOTA_BYTES, &connection->bytes_out, 0, NULL);
+    (void)charge(connection, QUOTA_BYTES, &connection->bytes_line, 0, NULL);
     (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, 0, NULL);
     (void)charge(connection, QUOTA_DESCRIPTORS, &connection->fds_out, 0, NULL);
     if (connection->charged)

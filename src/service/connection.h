@@ -34,7 +34,7 @@ struct connection {
     int64_t pause; /* microseconds until it is looked again whether they were read */
     size_t window; /* bytes that may wait to be sent, before it is to go on */
     /* What it is charged for, beyond what each connection may have. */
-    size_t bytes_in, bytes_out, fds_in, fds_out;
+    size_t bytes_in, bytes_out, bytes_line, bytes_call, fds_in, fds_out;
     /* The open call, if call.root is set. */
     struct varlink_request call;
     struct fdset fds; /* that came with it: a handler steals what it keeps */

@@ -52,9 +52,9 @@ static const char magic[8] = "evlinkl";
 #define SIZE (PAGE + IN_SIZE + OUT_SIZE)
 _Static_assert(sizeof(struct page) <= PAGE, "the page has grown");
 
-/* Memory is taken in such pieces, and given back after a call that took more than so much. */
+/* Memory is taken in such pieces, of which each direction may keep one; the rest is given back after a call.
+ */
 #define PIECE ((size_t)16 * 1024)
-#define KEEP ((size_t)64 * 1024)
 
 struct line {
     int fd;
@@ -91,27 +91,64 @@ static void change(struct direction *direction, size_t base, size_t length, bool
 /* ---- Memory -----------------------------------------------------------------------------------------------
  */
 
+/* How much is backed of an area once so much of it is. */
+static size_t grown(size_t backed, size_t up_to)
+{
+    return up_to <= backed ? backed : backed + (up_to - backed + PIECE - 1) / PIECE * PIECE;
+}
+
 /* An unbacked page is SIGBUS where memory is out. */
 static int back(struct line *line, const char *area, size_t *backed, size_t up_to)
 {
-    size_t more;
+    size_t more = grown(*backed, up_to) - *backed;
 
-    if (up_to <= *backed)
+    if (more == 0)
         return 0;
-    more = (up_to - *backed + PIECE - 1) / PIECE * PIECE;
     if (fallocate(line->fd, 0, area - (char *)line->page + (off_t)*backed, (off_t)more) < 0)
         return -errno;
     *backed += more;
     return 0;
 }
 
+/* Of an area of so many bytes only what is used stays. */
+static void trim(struct line *line, const char *area, size_t size, size_t *backed, size_t used)
+{
+    *backed = (used + PAGE - 1) / PAGE * PAGE;
+    (void)fallocate(line->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+        area - (char *)line->page + (off_t)*backed, (off_t)(size - *backed));
+}
+
 static void shrink(struct line *line, const char *area, size_t *backed)
 {
-    if (*backed <= KEEP)
-        return;
-    (void)fallocate(
-        line->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, area - (char *)line->page, (off_t)*backed);
-    *backed = 0;
+    if (*backed > PIECE)
+        trim(line, area, *backed, backed, 0);
+}
+
+static size_t beyond_piece(size_t backed)
+{
+    return backed > PIECE ? backed : 0;
+}
+
+size_t line_bytes(const struct line *line)
+{
+    return beyond_piece(line->in_backed) + beyond_piece(line->out_backed);
+}
+
+/* How much is looked at in one receive, behind what has come. */
+static size_t room_behind(size_t begin)
+{
+    size_t room = FRAME_MAX + 1 - begin;
+
+    return room < PIECE ? room : PIECE;
+}
+
+size_t line_needs(const struct line *line)
+{
+    size_t begin = done(&line->page->in);
+
+    return begin > FRAME_MAX ? line_bytes(line)
+                             : beyond_piece(grown(line->in_backed, begin + room_behind(begin))) +
+                                   beyond_piece(line->out_backed);
 }
 
 /* ---- In and out -------------------------------------------------------------------------------------------
@@ -160,7 +197,7 @@ bool line_is_too_long(const struct line *line)
 int line_receive(struct line *line, int socket, int (*admit)(void *userdata), void *userdata)
 {
     struct direction *in = &line->page->in;
-    size_t begin = done(in), room = FRAME_MAX + 1 - begin;
+    size_t begin = done(in);
     char *space = line->in + begin;
     struct fdset fds = FDSET_EMPTY;
     union socket_control control;
@@ -174,7 +211,7 @@ int line_receive(struct line *line, int socket, int (*admit)(void *userdata), vo
         return -EBUSY;
     if (begin > FRAME_MAX)
         return -EMSGSIZE;
-    n = look(line, socket, space, room < PIECE ? room : PIECE, &has_fds);
+    n = look(line, socket, space, room_behind(begin), &has_fds);
     r = n > 0 && has_fds ? admit(userdata) : 0;
     if (n <= 0 || r < 0)
         return r < 0 ? r : (int)n;
@@ -351,8 +388,8 @@ static int recover(struct line *line, struct frame_out *out)
         line_end_call(line);
         return 0;
     }
-    line->in_backed = received;
-    line->out_backed = progress->length;
+    trim(line, line->in, IN_SIZE, &line->in_backed, received);
+    trim(line, line->out, OUT_SIZE, &line->out_backed, progress->length);
     line->taken = answered;
     line->interrupted = !answered;
     if (!half) {

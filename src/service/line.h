@@ -43,6 +43,10 @@ int line_fd(const struct line *line);
 /* How many descriptors it has of a call that has come in part. */
 size_t line_n_fds(const struct line *line);
 
+/* How much memory it takes beside a few pages, now and after the next line_receive(). */
+size_t line_bytes(const struct line *line);
+size_t line_needs(const struct line *line);
+
 /* Whether a call was taken by line_next() and not ended: nothing is received then. */
 bool line_is_busy(const struct line *line);
 

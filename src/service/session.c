@@ -59,17 +59,19 @@ static void close_kept(struct session *session, int *fd, struct item **item)
     fd_discardp(fd);
 }
 
-/* Charges its user for what the agent's messages take. -EDQUOT, -ENOMEM. */
+/*
+ * Charges its owner for what comes from the agent. What goes out is not: a call, of which there is one, and
+ * news are no more than CALL_BYTES and TELL_BYTES, and the agent itself is charged. -EDQUOT, -ENOMEM.
+ */
 static int charge(struct session *session, size_t bytes)
 {
-    const struct peer peer = { .uid = session->owner.uid };
     int r;
 
     if (bytes <= IN_FREE)
         bytes = 0;
     if (bytes == session->bytes)
         return 0;
-    r = model_recharge(session->server->model, &peer, QUOTA_BYTES, &session->bytes, bytes, NULL);
+    r = model_recharge(session->server->model, &session->owner, QUOTA_BYTES, &session->bytes, bytes, NULL);
     return r > 0 ? -EDQUOT : r;
 }
 

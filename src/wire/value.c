@@ -309,7 +309,7 @@ static int read_value(struct reader *reader, const char *key)
 
 int values_read(const char *text, size_t length, struct values *ret_values)
 {
-    struct values values = { .text = reserve_malloc(length + 1) };
+    struct values values = { .text = reserve_malloc(length + 1), .length = length + 1 };
     struct reader reader = { .at = values.text, .values = &values };
     int r;
 

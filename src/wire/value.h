@@ -42,11 +42,18 @@ struct values {
     struct value *values; /* the first one is the whole; NULL: there is none */
     size_t n, size;
     char *text;
+    size_t length;
 };
 
 /* Reads length bytes of text: -EBADMSG, -ENOMEM. */
 int values_read(const char *text, size_t length, struct values *ret_values);
 void values_clear(struct values *values);
+
+/* How much memory they take. */
+static inline size_t values_bytes(const struct values *values)
+{
+    return values->size * sizeof(struct value) + values->length;
+}
 
 /* The member of that key; NULL where there is none. object: NULL is the empty one. */
 const struct value *value_get(const struct value *object, const char *key);

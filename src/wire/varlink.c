@@ -34,6 +34,11 @@ int varlink_request_read(const char *text, size_t length, struct varlink_request
     return 0;
 }
 
+size_t varlink_request_size(const struct varlink_request *request)
+{
+    return values_bytes(&request->values);
+}
+
 void varlink_request_clear(struct varlink_request *request)
 {
     values_clear(&request->values);

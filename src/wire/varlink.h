@@ -25,6 +25,9 @@ struct varlink_request {
 int varlink_request_read(const char *text, size_t length, struct varlink_request *ret_request);
 void varlink_request_clear(struct varlink_request *request);
 
+/* How much memory it takes. */
+size_t varlink_request_size(const struct varlink_request *request);
+
 /* The same of a reply. */
 struct varlink_answer {
     struct values values;           /* owned; the rest points into them */
