@@ -835,6 +835,31 @@ class Limits(Case):
             agent.hang_up()
         self.broker.stop()
 
+    def test_offers(self):
+        """What an agent offers counts, and what it let go that needs no offer; as long as it is attached."""
+        self.serve("MaxOffersPerUser", 5)
+        for name, vm in (("a", "v"), ("b", "w")):
+            agent = evlink.Agent.attach(self.alice, name, {vm: None})
+            self.addCleanup(agent.hang_up)
+        irqs = lambda vm, *numbers: [f"kvm/{vm}/dev/d/irq/{i}" for i in numbers]
+        self.alice.call("Offer", {"agent": "a", "endpoints": irqs("v", 1, 2, 3)})
+        self.alice.call("Offer", {"agent": "a", "endpoints": irqs("v", 3)})
+        more = {"agent": "b", "endpoints": irqs("w", 1, 2, 3)}
+        self.exceeded("offers of one user", 5, self.alice, "Offer", more)
+        self.alice.call("Withdraw", {"agent": "a", "endpoints": irqs("v", 2)})
+        self.alice.call("Offer", more)
+        gone = {"agent": "b", "endpoints": ["kvm/w/gsi/5", "kvm/w/gsi/0x5"]}
+        self.exceeded("offers of one user", 5, self.alice, "Withdraw", gone)
+        self.alice.call("Withdraw", {"agent": "b", "endpoints": irqs("w", 1, 2)})
+        self.alice.call("Withdraw", gone)
+        self.alice.call("Withdraw", gone)
+        self.alice.call("Offer", {"agent": "b", "endpoints": irqs("w", 1)})
+        self.exceeded("offers of one user", 5, self.alice, "Offer", {"agent": "a", "endpoints": irqs("v", 4)})
+        self.alice.call("Detach", {"name": "b"})
+        self.alice.call("Offer", {"agent": "a", "endpoints": irqs("v", 4, 5, 6)})
+        self.exceeded("offers of one user", 5, self.alice, "Offer", {"agent": "a", "endpoints": irqs("v", 7)})
+        self.broker.stop()
+
     def test_subscribers(self):
         self.serve("MaxSubscribersPerUser", 2)
         watching = [self.connect(self.broker, ALICE) for _ in range(2)]

@@ -844,6 +844,24 @@ class Survive(KeptCase):
         time.sleep(0.1)
         self.assertEqual(set(self.client.list("Agents")), {"w"})
 
+    def test_offers(self):
+        """What came back counts as before."""
+        self.keep_with(MaxOffersPerUser=12)
+        web = self.delegate("web", ["kvm/v"])
+        agent = self.attach("web.v", {"v": None}, web)
+        web.call("Offer", {"agent": "web.v", "endpoints": [f"kvm/v/dev/d/irq/{i}" for i in range(2)]})
+        web.call("Withdraw", {"agent": "web.v", "endpoints": ["kvm/v/gsi/5"]})
+        for kill in (False, True):
+            if kill:
+                self.kill()
+            for method, endpoint in (("Offer", "kvm/v/dev/d/irq/2"), ("Withdraw", "kvm/v/gsi/6")):
+                self.refused("QuotaExceeded", {"what": "offers of one scope", "limit": 3}, method,
+                             {"agent": "web.v", "endpoints": [endpoint]}, connection=web)
+        agent.hang_up()
+        evlink.until(lambda: not self.client.list("Agents"))
+        self.attach("web.v", {"v": None}, web)
+        web.call("Offer", {"agent": "web.v", "endpoints": [f"kvm/v/dev/d/irq/{i}" for i in range(3)]})
+
     def test_shares(self):
         """No tenant takes all that the user may have: who delegated and other tenants still get theirs."""
         with tempfile.TemporaryDirectory() as folder:

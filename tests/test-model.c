@@ -1801,7 +1801,7 @@ static void test_move_level(void **state)
 static void test_offers(void **state)
 {
     char texts[300][ENDPOINT_SIZE];
-    const char *list[300];
+    const char *list[300], *fixed = "kvm/vm1/gsi/5";
     struct fault fault = { 0 };
     struct world world;
     struct job *job;
@@ -1829,6 +1829,13 @@ static void test_offers(void **state)
     assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), r);
     assert_int_equal(model_withdraw(world.model, &root, "a1", list, 1, NULL, NULL, NULL, &job, &fault), 0);
     assert_int_equal(model_offer(world.model, &root, "a1", list + 196, 1, &fault), 0);
+    /* And what it lets go that needs none, in its record. */
+    assert_int_equal(model_withdraw(world.model, &root, "a1", &fixed, 1, NULL, NULL, NULL, &job, &fault), r);
+    assert_string_equal(fault.reason, "offers");
+    assert_int_equal(
+        model_withdraw(world.model, &root, "a1", list + 1, 1, NULL, NULL, NULL, &job, &fault), 0);
+    assert_int_equal(model_withdraw(world.model, &root, "a1", &fixed, 1, NULL, NULL, NULL, &job, &fault), 0);
+    assert_int_equal(model_offer(world.model, &root, "a1", list + 1, 1, &fault), r);
     world_close(&world);
 }
 

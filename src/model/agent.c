@@ -513,6 +513,13 @@ static struct site *site_of(const struct agent *agent, const struct endpoint *en
     return site && (site->agent == agent || site->successor == agent) ? site : NULL;
 }
 
+static void free_offers(struct offer **offers, size_t n)
+{
+    for (size_t i = 0; offers && i < n; i++)
+        free(offers[i]);
+    free(offers);
+}
+
 /* Parses endpoints that an agent says something of. fixed: such as need no offer are good as well. */
 static int parse_endpoints(const struct agent *agent, const char *const *texts, size_t n, bool fixed,
     struct offer ***ret_offers, struct fault *fault)
@@ -534,9 +541,7 @@ static int parse_endpoints(const struct agent *agent, const char *const *texts, 
                 fault, FAULT_BAD_ENDPOINT, texts[i], NULL, "needs no offer: only dev/ endpoints do", 0);
     }
     if (r) {
-        for (size_t i = 0; offers && offers[i]; i++)
-            free(offers[i]);
-        free(offers);
+        free_offers(offers, n);
         return r;
     }
     *ret_offers = offers;
@@ -557,6 +562,13 @@ static void touch_ends(struct agent *agent, const struct endpoint *endpoint, con
             end_set_reason(end, reason);
         link_touch(agent->model, end->link);
     }
+}
+
+/* Their owner is charged for as many as there are, and more. */
+static int charge_offers(struct agent *agent, size_t more, struct fault *fault)
+{
+    return model_recharge(
+        agent->model, &agent->owner, QUOTA_OFFERS, &agent->n_charged, agent->n_offers + more, fault);
 }
 
 /* An endpoint is on offer from now on, or is not. offer: consumed. */
@@ -580,10 +592,10 @@ static void set_offer(struct agent *agent, struct offer *offer, bool withdrawn, 
     if (!changed)
         return;
     saved_due(agent->model, &agent->saved);
-    if (offered && withdrawn)
-        agent->n_offers--;
-    else if (offered)
+    if (offered != withdrawn)
         agent->n_offers++;
+    else
+        agent->n_offers--;
     model_tell(agent->model, withdrawn ? NOTICE_WITHDRAWN : NOTICE_OFFERED, endpoint_format(&endpoint, text),
         NULL, reason, &agent->owner);
     touch_ends(agent, &endpoint, withdrawn ? reason ? reason : "withdrawn" : NULL);
@@ -598,22 +610,32 @@ int agent_restore_offer(struct agent *agent, const struct endpoint *endpoint)
     offer->endpoint = *endpoint;
     if (RB_INSERT(offer_tree, &agent->offers, offer))
         free(offer);
-    else if (endpoint_is_offered(endpoint))
+    else
         agent->n_offers++;
-    return 0;
+    return charge_offers(agent, 0, NULL);
 }
 
-/* The most that one agent may offer: lists tell an agent in one reply. */
+/* The most that one agent may offer, or let go that needs no offer: lists and records tell an agent at once.
+ */
 #define OFFERS_MAX 4096
 
-/* Whether so many would be too many. What a call says twice counts twice. */
-static bool are_too_many(const struct agent *agent, struct offer *const *offers, size_t n)
+/* Charges what these add before it is there; what a call says twice counts twice until then. On failure they
+ * are freed. */
+static int expect_offers(
+    struct agent *agent, struct offer **offers, size_t n, bool withdrawn, struct fault *fault)
 {
     size_t more = 0;
+    int r;
 
     for (size_t i = 0; i < n; i++)
-        more += !RB_FIND(offer_tree, (struct offer_tree *)&agent->offers, offers[i]);
-    return more > 0 && agent->n_offers + more > OFFERS_MAX;
+        more += endpoint_is_offered(&offers[i]->endpoint) != withdrawn &&
+                !RB_FIND(offer_tree, &agent->offers, offers[i]);
+    r = more > 0 && agent->n_offers + more > OFFERS_MAX
+            ? fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "offers", OFFERS_MAX)
+            : charge_offers(agent, more, fault);
+    if (r)
+        free_offers(offers, n);
+    return r;
 }
 
 int model_offer(struct model *model, const struct peer *peer, const char *name, const char *const *endpoints,
@@ -626,17 +648,14 @@ int model_offer(struct model *model, const struct peer *peer, const char *name, 
     r = get_agent(model, peer, RIGHT_OFFER, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, false, &offers, fault);
+    if (r == 0)
+        r = expect_offers(agent, offers, n, false, fault);
     if (r)
         return r;
-    if (are_too_many(agent, offers, n)) {
-        for (size_t i = 0; i < n; i++)
-            free(offers[i]);
-        free(offers);
-        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "offers", OFFERS_MAX);
-    }
     for (size_t i = 0; i < n; i++)
         set_offer(agent, offers[i], false, NULL);
     free(offers);
+    (void)charge_offers(agent, 0, NULL);
     model_settle(model);
     return 0;
 }
@@ -684,6 +703,8 @@ int model_withdraw(struct model *model, const struct peer *peer, const char *nam
     r = get_agent(model, peer, RIGHT_WITHDRAW, name, "agent", &agent, fault);
     if (r == 0)
         r = parse_endpoints(agent, endpoints, n, true, &offers, fault);
+    if (r == 0)
+        r = expect_offers(agent, offers, n, true, fault);
     if (r)
         return r;
     r = wait_for_agent(agent, done, userdata, ret_job);
@@ -693,6 +714,7 @@ int model_withdraw(struct model *model, const struct peer *peer, const char *nam
         else
             free(offers[i]);
     free(offers);
+    (void)charge_offers(agent, 0, NULL);
     if (r == 0)
         model_settle(model);
     return r;
@@ -774,6 +796,8 @@ static void lose(struct agent *agent, const char *reason)
         RB_REMOVE(offer_tree, &agent->offers, offer);
         free(offer);
     }
+    agent->n_offers = 0;
+    (void)charge_offers(agent, 0, NULL);
     model_tell(model, NOTICE_DETACHED, agent->name, NULL, reason, &agent->owner);
     model->hooks->agent_lost(model->userdata, agent);
     while ((job = TAILQ_FIRST(&agent->jobs))) {

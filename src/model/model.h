@@ -248,7 +248,8 @@ struct agent {
     void *session;
     struct model *model;
     RB_HEAD(offer_tree, offer) offers;
-    size_t n_offers;        /* of dev/ endpoints */
+    size_t n_offers;        /* all of those */
+    size_t n_charged;       /* as much of them is charged */
     TAILQ_HEAD(, job) jobs; /* Detach and Withdraw, until nothing is plugged that is let go */
     TAILQ_HEAD(end_queue, end) plugs, unplugs; /* to be asked for */
     struct end_queue flight;                   /* asked for */
@@ -340,6 +341,7 @@ enum quota {
     QUOTA_EVENTFDS,
     QUOTA_LINKS,
     QUOTA_AGENTS,
+    QUOTA_OFFERS, /* of agents, and what they let go that needs no offer */
     QUOTA_SUBSCRIBERS,
     QUOTA_BYTES,       /* of messages that are under way */
     QUOTA_DESCRIPTORS, /* the same */

@@ -147,6 +147,7 @@ int model_charge(
         [QUOTA_EVENTFDS] = { "eventfds of one user", "eventfds", NULL },
         [QUOTA_LINKS] = { "links of one user", "links", NULL },
         [QUOTA_AGENTS] = { "agents of one user", "agents", "agents of one scope" },
+        [QUOTA_OFFERS] = { "offers of one user", "offers", "offers of one scope" },
         [QUOTA_SUBSCRIBERS] = { "subscribers of one user", "subscribers", "subscribers of one scope" },
         [QUOTA_BYTES] = { "bytes under way of one user", "bytes under way", "bytes under way of one scope" },
         [QUOTA_DESCRIPTORS] = { "descriptors under way of one user", "descriptors under way",

@@ -340,6 +340,7 @@ static const struct key broker_keys[] = {
     LIMITS("MaxEventfds", QUOTA_EVENTFDS, "1048576", "262144"),
     LIMITS("MaxLinks", QUOTA_LINKS, "1048576", "262144"),
     LIMITS("MaxAgents", QUOTA_AGENTS, "16384", "4096"),
+    LIMITS("MaxOffers", QUOTA_OFFERS, "1048576", "262144"),
     LIMITS("MaxSubscribers", QUOTA_SUBSCRIBERS, "1024", "256"),
     LIMITS("MaxBytes", QUOTA_BYTES, "536870912", "67108864"),
     LIMITS("MaxDescriptors", QUOTA_DESCRIPTORS, "16384", "4096"),
