@@ -43,6 +43,10 @@ WANTS = {
 
 PIO, GSI = "kvm/v/pio/0x%x", "kvm/v/gsi/%d"
 
+# The answer that tells these is longer than evlinkd's reserve of memory.
+MANY = [{"name": f"m{i}", "group": "m", "producers": ["kvm/away/pio/0x%x" % i], "consumers": ["kvm/away/gsi/%d" % i],
+         "labels": {"l": "x" * 100}} for i in range(700)]
+
 
 CONFIGURATION = b"""
 [Allow people]
@@ -99,12 +103,13 @@ class Thing:
 
     name: begins with the method's, where it is one; do: called with a connection; undo: brings back what was before;
     prepare: called with the test case, when a broker is new; event: it is no call that can fail, and goes on after
-    do() returns; kinds: the failures that are tried; changes: it does not leave everything as it was."""
+    do() returns; kinds: the failures that are tried; changes: it does not leave everything as it was; last: as many
+    points at the end are tried alone."""
 
     def __init__(self, name, do, undo=None, event=False, kinds=tuple(WANTS), changes=True,
-                 prepare=None):
+                 prepare=None, last=None):
         self.name, self.do, self.undo, self.event, self.kinds = name, do, undo, event, kinds
-        self.changes, self.prepare = changes, prepare
+        self.changes, self.prepare, self.last = changes, prepare, last
 
 
 class Inject(blackbox.Case):
@@ -262,6 +267,9 @@ class Inject(blackbox.Case):
         self.client.connect([PIO % 49], [GSI % 12], name="p2", group="p")
         self.client.call("Park", {"group": "p"})
 
+    def wait_for_many(self):
+        self.client.call("ConnectMany", {"links": MANY})
+
     def subscribe(self):
         self.other = self.broker.connect()
         self.other.start("Monitor", {}, more=True)
@@ -310,6 +318,10 @@ class Inject(blackbox.Case):
                   consumers=[GSI % 7]), down("l")),
             Thing("ConnectMany", self.call("ConnectMany", links=[dict(spec, name="l"), {
                   "name": "m", "producers": [PIO % 34], "consumers": ["kvm/w/gsi/7"]}]), down("l", "m")),
+            Thing("ConnectMany of many", self.call("ConnectMany", links=MANY),
+                  self.call("Disconnect", group="m"), kinds=("memory", "memory is full"), last=30),
+            Thing("Park of many", self.call("Park", group="m"), self.call("Resume", group="m"),
+                  prepare=Inject.wait_for_many, kinds=("memory", "memory is full"), last=30),
             Thing("Disconnect", down("other"),
                   self.call("Connect", name="other", producers=[PIO % 18], consumers=[GSI % 4], group="g")),
             Thing("Disconnect of a relayed link", self.call("Disconnect", group="r"),
@@ -449,6 +461,8 @@ class Inject(blackbox.Case):
             thing.undo(self.client)
         self.settle(None)
         n = (1 << 30) - left
+        if thing.last:
+            return range(max(1, n - thing.last), n + 1, 1 if LONG else 1 + thing.last // SAMPLE)
         if LONG:
             return range(1, 10 * n + 10)
         return sorted({1 + i * n // SAMPLE for i in range(SAMPLE) if n})

@@ -622,6 +622,36 @@ static void test_out_compacts(void **state)
 }
 
 /* More marks than there is room for, with the first ones gone and without. */
+/* A larger buffer, at whatever point, changes nothing; room in it needs no memory. */
+static void test_out_move(void **state)
+{
+    struct frame_out out = { 0 };
+    const size_t size = 3 * 4096;
+    uint64_t numbers[1];
+    char *buffer;
+
+    (void)state;
+    frame_out_move(&out, calloc(1, 64), 64);
+    assert_int_equal(out.size, 64);
+    assert_int_equal(queue(&out, "plain", NULL), 0);
+    queue_fds(&out, "fds", 1, numbers);
+    frame_out_sent(&out, 2);
+    buffer = malloc(size);
+    assert_non_null(buffer);
+    frame_out_move(&out, buffer, size);
+    assert_ptr_equal(out.buffer, buffer);
+    frame_out_move(&out, malloc(size), size); /* no larger */
+    assert_ptr_equal(out.buffer, buffer);
+    assert_ptr_equal(frame_out_room(&out, size - 64), buffer + out.end);
+    assert_ptr_equal(out.buffer, buffer);
+    expect_out(&out, "ain", 4, 0, NULL);
+    frame_out_sent(&out, 4);
+    expect_out(&out, "fds", 4, 1, numbers);
+    frame_out_sent(&out, 4);
+    expect_out_empty(&out);
+    frame_out_clear(&out);
+}
+
 static void test_out_many_marks(void **state)
 {
     struct frame_out out = { 0 };
@@ -1023,6 +1053,7 @@ int main(void)
         TEST(test_out_fds),
         TEST(test_out_partial),
         TEST(test_out_compacts),
+        TEST(test_out_move),
         TEST(test_out_many_marks),
         TEST(test_out_cancel),
         TEST(test_out_clear_closes),

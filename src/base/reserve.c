@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Enough for all but the longest answers, and for what malloc() asks the kernel for at once. */
+/* Enough for all but long answers, which have room of their own, and for what malloc() asks the kernel for at
+ * once. */
 #define RESERVE_SIZE ((size_t)256 * 1024)
 
 static void *reserve;

@@ -1099,6 +1099,16 @@ struct link *model_next_link(struct model *model, const char *name)
     return link;
 }
 
+struct link *model_next_member(struct model *model, const char *group, const struct link *last)
+{
+    struct link *link =
+        last ? RB_NEXT(link_tree, &model->links, (struct link *)last) : RB_MIN(link_tree, &model->links);
+
+    while (link && (!link->acknowledged || !link->group || strcmp(link->group, group) != 0))
+        link = RB_NEXT(link_tree, &model->links, link);
+    return link;
+}
+
 int model_renew_link(
     struct model *model, const struct peer *peer, const char *name, int64_t lease, struct fault *fault)
 {

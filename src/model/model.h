@@ -521,6 +521,9 @@ struct link *model_find_link(struct model *model, const char *name);
 /* As model_next_held(), only those whose Connect was answered. */
 struct link *model_next_link(struct model *model, const char *name);
 
+/* Those of a group, whoever's they are: the one behind last; NULL: the first, and NULL: no more. */
+struct link *model_next_member(struct model *model, const char *group, const struct link *last);
+
 /* ---- Agents -----------------------------------------------------------------------------------------------
  */
 

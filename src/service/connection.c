@@ -76,6 +76,7 @@ static void end_call(struct connection *connection)
     connection->job = NULL;
     connection->stream = NULL;
     frame_out_clear(&connection->draft);
+    free(TAKE(connection->room));
     if (connection->monitor)
         monitor_free(connection->monitor);
     connection->monitor = NULL;
@@ -103,6 +104,21 @@ static void fail(struct connection *connection, const char *what, int r)
     connection->failed = true;
 }
 
+/* What else an answer takes while it is written: each string has room for the worst before it is looked at.
+ */
+#define ROOM_MORE ((size_t)64 * 1024)
+
+int connection_expect(struct connection *connection, size_t most)
+{
+    /* For short ones the reserve will do. */
+    if (most <= OUT_MOST)
+        return 0;
+    most = most < FRAME_REPLY_MAX ? most : FRAME_REPLY_MAX;
+    connection->room_size = connection->out.end + most + ROOM_MORE;
+    connection->room = malloc(connection->room_size);
+    return connection->room ? 0 : -ENOMEM;
+}
+
 struct emit *connection_begin(struct connection *connection)
 {
     return connection_begin_error(connection, NULL);
@@ -115,6 +131,8 @@ struct emit *connection_begin_error(struct connection *connection, const char *e
     /* What is behind the answers of a row would be lost with them. */
     if (row->connection == connection && !row->open)
         row_settle(row);
+    if (connection->room)
+        frame_out_move(&connection->out, TAKE(connection->room), connection->room_size);
     varlink_reply_begin(&connection->emit, &connection->out, error);
     return &connection->emit;
 }

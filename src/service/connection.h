@@ -42,7 +42,9 @@ struct connection {
     struct job *job;                               /* that it waits for; NULL: none */
     void (*stream)(struct connection *connection); /* goes on with a list; its last reply ends the call */
     char cursor[NAME_SIZE];                        /* the stream's last name */
-    struct emit emit;                              /* the reply that is being written */
+    char *room;                                    /* for its answer, where that may be long; NULL: none */
+    size_t room_size;
+    struct emit emit;       /* the reply that is being written */
     struct frame_out draft; /* the stream's next reply, maybe its last; empty: none yet */
     const char *match, *group;
     struct monitor *monitor; /* the call is a subscription; NULL: it is not */
@@ -65,6 +67,12 @@ int connection_restore(struct server *server, int fd, struct item *socket_item, 
     struct item *line_item, struct delegation *delegation);
 
 struct connection *connection_free(struct connection *connection);
+
+/*
+ * Before a call changes anything: has room ready for its answer, of so many bytes at the most. Then it is not
+ * for want of memory that what was done cannot be told. -ENOMEM.
+ */
+int connection_expect(struct connection *connection, size_t most);
 
 /*
  * Answer the open call: what is emitted (wire/emit.h) between a begin and its end are the parameters of a

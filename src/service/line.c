@@ -102,9 +102,14 @@ static int back(struct line *line, const char *area, size_t *backed, size_t up_t
 {
     size_t more = grown(*backed, up_to) - *backed;
 
+    int r;
+
     if (more == 0)
         return 0;
-    if (fallocate(line->fd, 0, area - (char *)line->page + (off_t)*backed, (off_t)more) < 0)
+    do
+        r = fallocate(line->fd, 0, area - (char *)line->page + (off_t)*backed, (off_t)more);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
         return -errno;
     *backed += more;
     return 0;

@@ -63,6 +63,39 @@ static int make_request(
     return 0;
 }
 
+/* Has room ready for an answer that tells links of these requests. -ENOMEM. */
+static int expect(struct connection *connection, const struct link_request *requests, size_t n)
+{
+    size_t most = 0;
+
+    for (const struct link_request *request = requests; request < requests + n; request++)
+        most += show_link_most(&connection->peer, request->n_producers + request->n_consumers,
+            request->labels, request->n_labels);
+    return connection_expect(connection, most);
+}
+
+static size_t link_most(const struct link *link, size_t more_ends)
+{
+    size_t n = 0;
+
+    while (link->labels && link->labels[2 * n])
+        n++;
+    return show_link_most(&link->owner, link->n_ends + more_ends, (const char *const *)link->labels, n);
+}
+
+/* The same of what is told of a link, which may get another end, or of a group. */
+static int expect_named(struct connection *connection, const char *name, const char *group)
+{
+    struct model *model = connection->server->model;
+    const struct link *link = name && !group ? model_find_link(model, name) : NULL;
+    size_t most = link ? link_most(link, 1) : 0;
+
+    if (group && !name)
+        while ((link = model_next_member(model, group, link)))
+            most += link_most(link, 0);
+    return connection_expect(connection, most);
+}
+
 /* Whether the open call is of a method that answers with one link, not with several. */
 static bool tells_one(const struct connection *connection)
 {
@@ -122,6 +155,8 @@ static int connect_one(struct connection *connection, const void *parameters)
     if (method_life(connection, &p->life, true, &life) == 0)
         return 0;
     r = make_request(&p->spec, &request, &strings);
+    if (r == 0)
+        r = expect(connection, &request, 1);
     if (r < 0)
         return r;
     r = model_connect(connection->server->model, &connection->peer, &request, 1,
@@ -179,7 +214,9 @@ static int connect_many(struct connection *connection, const void *parameters)
     }
     if (!requests || !strings)
         r = -ENOMEM;
-    if (made == n) {
+    if (made == n)
+        r = expect(connection, requests, n);
+    if (made == n && r == 0) {
         r = model_connect(connection->server->model, &connection->peer, requests, n,
             !p->wait.set || p->wait.value, &life, on_links, connection, &job, &fault);
         r = method_job(connection, r, job, &fault);
@@ -218,8 +255,10 @@ static int park(struct connection *connection, const void *parameters)
     const struct name_or_group *p = parameters;
     struct fault fault;
     struct job *job;
-    int r;
+    int r = expect_named(connection, p->name, p->group);
 
+    if (r < 0)
+        return r;
     r = model_park(
         connection->server->model, &connection->peer, p->name, p->group, on_links, connection, &job, &fault);
     return method_job(connection, r, job, &fault);
@@ -230,8 +269,10 @@ static int resume(struct connection *connection, const void *parameters)
     const struct name_or_group *p = parameters;
     struct fault fault;
     struct job *job;
-    int r;
+    int r = expect_named(connection, p->name, p->group);
 
+    if (r < 0)
+        return r;
     r = model_resume(
         connection->server->model, &connection->peer, p->name, p->group, on_links, connection, &job, &fault);
     return method_job(connection, r, job, &fault);
@@ -253,8 +294,10 @@ static int move(struct connection *connection, const void *parameters)
     const struct move_parameters *p = parameters;
     struct fault fault;
     struct job *job;
-    int r;
+    int r = expect_named(connection, p->name, NULL);
 
+    if (r < 0)
+        return r;
     r = model_move(connection->server->model, &connection->peer, p->name, p->from, p->to, on_links,
         connection, &job, &fault);
     return method_job(connection, r, job, &fault);

@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* As much of a reason is told. */
+#define REASON_MOST 512
+
 static void show_peer(struct emit *emit, const char *key, const struct peer *peer)
 {
     const char *scope = peer_scope(peer), *label = peer_label(peer);
@@ -115,7 +118,7 @@ static void show_details(struct emit *emit, const struct end *end, const struct 
 
 static void show_end(struct emit *emit, const struct end *end, const struct peer *eyes)
 {
-    char endpoint[ENDPOINT_SIZE], reason[512];
+    char endpoint[ENDPOINT_SIZE], reason[REASON_MOST];
 
     emit_open(emit, NULL);
     emit_string(emit, "endpoint", endpoint_format(&end->endpoint, endpoint));
@@ -151,7 +154,7 @@ static void show_labels(struct emit *emit, const struct link *link)
 
 void show_link(struct emit *emit, const char *key, const struct link *link, const struct peer *eyes)
 {
-    char reason[512];
+    char reason[REASON_MOST];
 
     emit_open(emit, key);
     emit_string(emit, "name", link->name);
@@ -171,6 +174,19 @@ void show_link(struct emit *emit, const char *key, const struct link *link, cons
         show_count(emit, "forwarded", link->forwarded);
     show_labels(emit, link);
     emit_close(emit);
+}
+
+/* Of a link, and of an end, without labels: what is there beside names, endpoints and reasons is shorter. */
+#define LINK_MOST (512 + 3 * NAME_SIZE + REASON_MOST)
+#define END_MOST (128 + ENDPOINT_SIZE + REASON_MOST)
+
+size_t show_link_most(const struct peer *owner, size_t n_ends, const char *const *labels, size_t n_labels)
+{
+    size_t n = LINK_MOST + n_ends * END_MOST + emit_most(peer_label(owner));
+
+    for (size_t i = 0; i < 2 * n_labels; i++)
+        n += emit_most(labels[i]);
+    return n;
 }
 
 static void show_endpoints(struct emit *emit, const char *key, const struct link *link, bool producers)

@@ -13,6 +13,8 @@ void show_eventfd(
     struct emit *emit, const char *key, const struct peer *peer, const struct held *held, bool detail);
 /* eyes: also the details of its ends that only ListLinks has, where it is asked for them; NULL: without. */
 void show_link(struct emit *emit, const char *key, const struct link *link, const struct peer *eyes);
+/* The most that this takes of a link of so many ends and labels (key, value, ...; n_labels pairs). */
+size_t show_link_most(const struct peer *owner, size_t n_ends, const char *const *labels, size_t n_labels);
 void show_spec(struct emit *emit, const char *key, const struct link *link);
 /* NAME/eoi of a held eventfd's level link, where there is one. */
 bool show_has_eoi(const struct peer *peer, const struct held *held);

@@ -64,6 +64,11 @@ static char *put_string(char *to, const char *text)
     return to;
 }
 
+size_t emit_most(const char *text)
+{
+    return CHARACTER_MOST * strlen(text) + 3;
+}
+
 /* Begins a member or an item of up to so many bytes. NULL: out of memory. */
 static char *begin(struct emit *emit, const char *key, size_t most)
 {

@@ -34,4 +34,7 @@ void emit_close(struct emit *emit);
 void emit_open_array(struct emit *emit, const char *key);
 void emit_close_array(struct emit *emit);
 
+/* The most that a string takes, with its quotes and what is before or behind it. */
+size_t emit_most(const char *text);
+
 #endif

@@ -158,6 +158,19 @@ char *frame_out_room(struct frame_out *out, size_t length)
     return grow(&out->buffer, &out->size, out->end + length) < 0 ? NULL : out->buffer + out->end;
 }
 
+void frame_out_move(struct frame_out *out, char *buffer, size_t size)
+{
+    if (size <= out->size) {
+        free(buffer);
+        return;
+    }
+    if (out->end > 0)
+        memcpy(buffer, out->buffer, out->end);
+    free(out->buffer);
+    out->buffer = buffer;
+    out->size = size;
+}
+
 int frame_out_add(struct frame_out *out, const void *bytes, size_t length)
 {
     char *room;

@@ -87,6 +87,9 @@ int frame_out_add(struct frame_out *out, const void *bytes, size_t length);
  */
 char *frame_out_room(struct frame_out *out, size_t length);
 
+/* Puts what is there into that buffer, of so many bytes, if it is larger: consumed. */
+void frame_out_move(struct frame_out *out, char *buffer, size_t size);
+
 /* The bytes since `begin` (an earlier frame_out_mark()) are a frame, with these descriptors: consumed.
  * -ENOMEM. */
 int frame_out_finish(struct frame_out *out, size_t begin, struct fdset *fds);
