@@ -392,6 +392,55 @@ class Stuck(Case):
 
 
 @blackbox.needs_root
+class Linger(Case):
+    """A descriptor that nobody took before its connection was closed, and whose end takes an hour."""
+
+    def setUp(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+        self.addCleanup(self.listener.close)
+
+    def lazy(self):
+        """A socket with more to send than its peer takes, until the test ends."""
+        sock = socket.create_connection(self.listener.getsockname())
+        self.addCleanup(self.listener.accept()[0].close)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(65536))
+        return sock
+
+    def leave(self, sock):
+        with self.lazy() as lazy:
+            socket.send_fds(sock, [b'{"method":'], [lazy.fileno()])
+        sock.close()
+
+    def assert_others_go_on(self):
+        self.client.call("Delegate", {"scope": "mine", "endpoints": []})
+        os.close(self.client.take())
+        other = self.connect(1001)
+        other.call("Status")
+        fds = len(self.broker.fds())
+        for _ in range(5):
+            with self.assertRaises(evlink.Error), open(os.memfd_create("x"), "rb") as mine:
+                other.hold("x", mine.fileno())
+        evlink.until(lambda: len(self.broker.fds()) <= fds, "what others sent is closed")
+
+    def test_tenants(self):
+        """Of many a user's tenants only as many children are waited for as it may have."""
+        self.start()
+        for i in range(40):
+            self.hostile.call("Delegate", {"scope": f"s{i}", "endpoints": []})
+            tenant = evlink.Connection(socket.socket(fileno=self.hostile.take()))
+            tenant.start("Monitor", more=True)  # nothing more is read
+            tenant.finish()
+            self.leave(tenant.sock)
+        time.sleep(0.3)
+        self.assertIn(len(self.children()), range(1, 5))
+        self.assert_others_go_on()
+
+
+@blackbox.needs_root
 class Table(Case):
     """The table of descriptors is full."""
 

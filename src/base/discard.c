@@ -7,6 +7,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -38,9 +40,15 @@
 #define NO_CHILD 0
 #define COMING (-1)
 
+enum what {
+    CLOSE,
+    TAKE_MESSAGE, /* the first one out */
+    TAKE_ALL,     /* all that is unread, and close */
+};
+
 struct request {
     int fd;
-    int message; /* 1: take the first one out; 0: close */
+    enum what what;
     struct culprit whose;
 };
 
@@ -72,11 +80,13 @@ static struct {
 
 static void serve(const struct request *request)
 {
-    char byte;
+    char bytes[4096];
 
-    if (request->message)
-        (void)recv(request->fd, &byte, 1, MSG_DONTWAIT);
-    else
+    if (request->what == TAKE_MESSAGE)
+        (void)recv(request->fd, bytes, 1, MSG_DONTWAIT);
+    while (request->what == TAKE_ALL && recv(request->fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+        ;
+    if (request->what != TAKE_MESSAGE)
         (void)close(request->fd);
 }
 
@@ -277,9 +287,22 @@ void fd_discard(int fd)
         ask(&request);
 }
 
+void fd_discard_input(int fd)
+{
+    struct request request = { .what = TAKE_ALL };
+    int unread = 0;
+
+    if (ioctl(fd, FIONREAD, &unread) == 0 && unread == 0)
+        return;
+    /* The child has one of its own: ours may be another's number by the time that it comes to it. */
+    request.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (request.fd >= 0)
+        ask(&request);
+}
+
 void fd_discard_message(int fd)
 {
-    const struct request request = { .fd = fd, .message = 1 };
+    const struct request request = { .fd = fd, .what = TAKE_MESSAGE };
     struct culprit whose = discard_for(DISCARD_OURS);
 
     ask(&request);

@@ -56,6 +56,12 @@ static inline void fd_discardp(int *fd)
     *fd = -1;
 }
 
+/*
+ * Takes all that is unread out of a socket that is shut down, and closes the descriptors in it, in the same
+ * way: whoever closes the last copy of it has nothing to wait for. fd: borrowed.
+ */
+void fd_discard_input(int fd);
+
 /* Takes the first message out of a socket's queue, and closes the descriptors in it, in the same way. */
 void fd_discard_message(int fd);
 

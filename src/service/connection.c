@@ -891,8 +891,10 @@ static void close_kept(struct connection *connection)
 
     line_free(connection->line);
     /* Copies of it are in queues for a while. */
-    if (vault)
+    if (vault) {
         (void)shutdown(connection->fd, SHUT_RDWR);
+        fd_discard_input(connection->fd);
+    }
     if (vault && connection->socket_item)
         vault_drop(vault, connection->socket_item);
     else

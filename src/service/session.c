@@ -17,6 +17,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* What a call to an agent takes at the most: it goes out whole, in one sendmsg(). */
 #define CALL_BYTES ((size_t)32 * 1024)
@@ -51,6 +52,11 @@ struct session {
 static void close_kept(struct session *session, int *fd, struct item **item)
 {
     if (*item && session->server->vault) {
+        /* Copies of it are in queues for a while. */
+        if (fd == &session->fd) {
+            (void)shutdown(*fd, SHUT_RDWR);
+            fd_discard_input(*fd);
+        }
         vault_drop(session->server->vault, *item);
         *fd = -1;
     }
