@@ -485,6 +485,18 @@ class Ctl(blackbox.Case):
         self.ctl("leave", "eventfd/y", "--reason", "a\x1b[1mb\n")
         self.assertEqual(lines.line().split()[2:], ["left", "eventfd/y", "rel", r"a\x1b[1mb\x0a"])
 
+    def test_monitor_types(self):
+        """Those of the interface, and no others: one that evlinkd does not know would never be told."""
+        with open(os.path.join(evlink.TOP, "src/wire/io.evlink.Broker.varlink"), encoding="utf-8") as file:
+            text = re.search(r"# type: ([a-z,\s#]*)\ntype Notice", file.read()).group(1)
+        types = re.findall("[a-z]+", text)
+        self.assertIn("lost", types)
+        arguments = [argument for name in types for argument in ("--type", name)]
+        self.assertIn("cannot be reached", self.ctl("monitor", "--socket", "/none", *arguments, status=3))
+        for bad in ("nonsense", "", "hel", "held,", "held, claimed", "lost.", "\n"):
+            said = self.ctl("monitor", "--type", "held", "--type", bad, status=2)
+            self.assertEqual(re.findall("[a-z]+", said.split("Types:")[1].split(".")[0]), types)
+
     def test_monitor_without_broker(self):
         broker = evlink.Broker()
         self.addCleanup(broker.discard)

@@ -14,6 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Every type, as Notice of io.evlink.Broker has them. */
+#define TYPES                                                                                              \
+    "held, claimed, released, expired, attached, detached, offered, withdrawn, linked, waiting, parked,\n" \
+    "moved, leaving, left, failed, disconnected, lost"
+
 struct monitor {
     struct ctl *ctl;
     bool stands; /* evlinkd said that the subscription does */
@@ -124,6 +129,21 @@ static int say_gone(void)
     return CTL_UNREACHABLE;
 }
 
+/* A type that evlinkd does not know it takes for a newer one's: nothing would ever be told. */
+static bool is_type(const char *type)
+{
+    size_t length = strlen(type);
+
+    for (const char *known = TYPES; *known; known += strspn(known, ", \n")) {
+        size_t n = strcspn(known, ",");
+
+        if (n == length && strncmp(known, type, n) == 0)
+            return true;
+        known += n;
+    }
+    return false;
+}
+
 static int run(struct ctl *ctl, const struct ctl_args *args)
 {
     struct monitor monitor = { .ctl = ctl };
@@ -133,9 +153,17 @@ static int run(struct ctl *ctl, const struct ctl_args *args)
     size_t n = ctl_option_count(args, "type");
     int r;
 
-    for (size_t i = 0; i < n; i++)
-        if (json_array_append_new(types, json_string(ctl_option_at(args, "type", i))) < 0)
+    for (size_t i = 0; i < n; i++) {
+        const char *type = ctl_option_at(args, "type", i);
+
+        if (!is_type(type)) {
+            ctl_error("--type: there is no type '%s'", type);
+            fprintf(stderr, "Types: %s.\n", TYPES);
+            return ctl_hint(args);
+        }
+        if (json_array_append_new(types, json_string(type)) < 0)
             return ctl_oom();
+    }
     if (n > 0 && json_object_set(parameters, "types", types) < 0)
         return ctl_oom();
     text = json_dumps(parameters, JSON_COMPACT);
@@ -166,10 +194,10 @@ const struct ctl_command command_monitor = {
     .name = "monitor",
     .arguments = "[--type TYPE]... [PATTERN]",
     .help = "Tell what happens until interrupted",
-    .more =
-        "Types: held, claimed, released, expired, attached, detached, offered, withdrawn, linked, waiting,\n"
-        "parked, moved, leaving, left, failed, disconnected, lost. PATTERN is tried on what a notice is\n"
-        "about and on the link. The headings come when evlinkd has begun to listen for us.\n",
+    .more = "Types: " TYPES ".\n"
+            "PATTERN is tried on what a notice is about and on the link. The headings come when evlinkd has "
+            "begun\n"
+            "to listen for us.\n",
     .options = options,
     .max = 1,
     .run = run,
