@@ -241,6 +241,13 @@ class Ctl(blackbox.Case):
         ((_, block, rows),) = self.shown("many")
         self.assertEqual((block["State"], block.get("Reason")), ("waiting", None))
         self.assertEqual([row["STATE"] for row in rows if row["EVENTFD"] == "kvm/vm2/gsi/3"], ["absent"])
+        self.ctl("hold", "w")
+        self.ctl("link", "--name", "wait", "eventfd/w", "kvm/vm2/gsi/4")
+        self.ctl("link", "--name", "none", "eventfd/not", "kvm/vm1/gsi/4")
+        self.ctl("park", "ring")
+        wanted = {"wait": "what is pending", "none": "nobody yet", "ring": "what is pending"}
+        for name, block, _ in self.shown(*wanted):
+            self.assertTrue(block["Counted by"].startswith(wanted[name]), block)
 
     def test_show_failed(self):
         """Why a link does not work, of which a semaphore is a case."""
@@ -345,14 +352,14 @@ class Ctl(blackbox.Case):
     def test_show_nothing(self):
         """What is not there keeps nothing else from being shown."""
         self.some()
-        self.assertIn("no link none", self.ctl("show", "none", status=1))
+        self.assertIn("no link 'none'", self.ctl("show", "none", status=1))
         self.ctl("show", status=2)
         self.ctl("show", "-o", "NONE", "ring", status=2)
         answer = subprocess.run(
             [program(), "show", "none", "ring"], env=self.environment(), capture_output=True, text=True, check=False
         )
         self.assertEqual((answer.returncode, answer.stdout.split("\n")[0]), (1, "ring"))
-        self.assertIn("no link none", answer.stderr)
+        self.assertIn("no link 'none'", answer.stderr)
 
     @blackbox.needs_root
     def test_show_as_another_user(self):
@@ -379,7 +386,7 @@ class Ctl(blackbox.Case):
         except PermissionError:
             self.skipTest("another user may not run what was built here")
         self.assertEqual(answers[1].returncode, 1)
-        self.assertIn("no link ring", answers[1].stderr)
+        self.assertIn("no link 'ring'", answers[1].stderr)
         document = json.loads(answers[0].stdout)
         self.assertGreaterEqual(document["processes"]["hidden"], 2)  # this one, and evlinkd
         (eventfd,) = document["eventfds"]

@@ -246,6 +246,14 @@ static bool add_holders(const struct view *view, json_t *rows)
     return true;
 }
 
+/* Whether the kernel may have an end already, or still. */
+static bool is_plugged(const json_t *end)
+{
+    const char *state = string_of(end, "state");
+
+    return strcmp(state, "absent") != 0 && strcmp(state, "unplugged") != 0;
+}
+
 /* Who can tell how many signals went through. A direct link has one consumer. */
 static const char *counting_of(const json_t *link)
 {
@@ -254,17 +262,20 @@ static const char *counting_of(const json_t *link)
     json_t *producer;
     size_t i;
 
+    if (!json_object_get(end, "pending"))
+        return "nobody yet: the eventfd that is to be the link's is not held";
     if (has_prefix(consumer, "eventfd/") && json_is_true(json_object_get(end, "semaphore")))
         return "whoever reads it: each read takes one, of a semaphore";
     if (has_prefix(consumer, "eventfd/"))
         return "whoever reads it: each read tells how many came since the one before";
     if (has_prefix(consumer, "vhost/"))
         return "what is pending: vhost never reads the counter";
+    if (!is_plugged(end))
+        return "what is pending: signals accumulate until the consumer is plugged";
     json_array_foreach (json_object_get(link, "producers"), i, producer)
         if (has_prefix(string_of(producer, "endpoint"), "vfio/"))
-            return "nobody while it is plugged: KVM empties the counter first, and posted interrupts bypass "
-                   "it";
-    return "nobody while it is plugged: KVM empties the counter before anybody sees it";
+            return "nobody: KVM empties the counter before anybody sees it, and posted interrupts bypass it";
+    return "nobody: KVM empties the counter before anybody sees it";
 }
 
 /* One line of the block above a tree. text: consumed, NULL: no memory. */
@@ -411,7 +422,7 @@ static int find_links(struct ctl *ctl, const struct ctl_args *args, json_t *link
             json_pack("{s:s, s:b}", "match", args->names[i], "details", true), "link", links);
 
         if (r == CTL_OK && json_array_size(links) == before) {
-            ctl_error("there is no link %s that you may see", args->names[i]);
+            ctl_error("there is no link '%s' that you may see: 'evlinkctl links' lists them", args->names[i]);
             r = CTL_FAILED;
         }
         if (r != CTL_OK)
