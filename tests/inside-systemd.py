@@ -9,6 +9,7 @@ import contextlib
 import glob
 import importlib
 import json
+import math
 import os
 import pwd
 import re
@@ -80,8 +81,8 @@ def status_of(pid):
 def limit_of(pid, name):
     """(soft, hard) of /proc/PID/limits."""
     with open(f"/proc/{pid}/limits", encoding="ascii") as file:
-        soft, hard = re.search(rf"^{name}\s+(\d+)\s+(\d+)", file.read(), re.MULTILINE).groups()
-    return int(soft), int(hard)
+        limits = re.search(rf"^{name}\s+(\w+)\s+(\w+)", file.read(), re.MULTILINE).groups()
+    return tuple(math.inf if limit == "unlimited" else int(limit) for limit in limits)
 
 
 def nice_values(name):
@@ -272,7 +273,12 @@ class Units(Case):
         print(f"# at most {files} descriptors")
         # the last 512 are lent to what is received
         self.assertEqual(limit_of(pid, "Max open files"), (files - 512, files))
-        self.assertGreaterEqual(limit_of(pid, "Max locked memory")[0], 65536)
+        # a page for each delegated connection, and four of the vault
+        settings = {setting["key"]: setting["value"] for setting in self.client.call("GetConfig")["settings"]}
+        locked = 4096 * (int(settings["MaxConnections"]) + 4)
+        locked = min(locked, limit_of(1, "Max locked memory")[1])
+        print(f"# at most {limit_of(pid, 'Max locked memory')[0]} bytes locked, wanted {locked}")
+        self.assertGreaterEqual(limit_of(pid, "Max locked memory")[0], locked)
 
     def test_peers(self):
         """Clients are who they are, not nobody, and see what is theirs."""
