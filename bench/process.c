@@ -148,7 +148,8 @@ static void become_broker(const struct broker *broker, uid_t uid)
         (void)dup2(log, STDERR_FILENO);
     (void)unsetenv("NOTIFY_SOCKET");
     (void)unsetenv("JOURNAL_STREAM");
-    execl(program, program, "--supervise", "--watchdog=0", "--socket", broker->path, (char *)NULL);
+    execl(program, program, "--supervise", "--watchdog=0", "--config=/dev/null", "--socket", broker->path,
+        (char *)NULL);
     _exit(127);
 }
 

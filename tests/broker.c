@@ -44,12 +44,13 @@ static bool listens(const char *path)
 void broker_start(struct broker *broker, const char *const *arguments)
 {
     const char *program = getenv("EVLINKD"),
-               *argv[16] = { program ? program : "./evlinkd", "--socket", broker->path };
-    size_t n = 3;
+               *argv[16] = { program ? program : "./evlinkd", "--socket", broker->path,
+                   /* Not the machine's, unless arguments name one. */
+                   "--config=/dev/null" };
     int i;
 
-    for (; arguments && arguments[n - 3]; n++)
-        argv[n] = arguments[n - 3];
+    for (size_t n = 0; arguments && arguments[n]; n++)
+        argv[4 + n] = arguments[n];
     strcpy(broker->folder, "/tmp/evlink-test-XXXXXX");
     assert_non_null(mkdtemp(broker->folder));
     (void)snprintf(broker->path, sizeof(broker->path), "%s/socket", broker->folder);

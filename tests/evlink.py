@@ -40,6 +40,9 @@ PATIENCE = 20.0  # seconds, on a machine that does other things as well
 
 MAX_FDS = 253
 
+# evlinkd's options without which the machine's configuration would be in force.
+UNCONFIGURED = ("--config=/dev/null",)
+
 
 # ---- Varlink ---------------------------------------------------------------------------------------------------
 
@@ -767,7 +770,7 @@ class Broker:
         # A file, so that it never waits for somebody to read it.
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [program or self.program(), "--socket=" + self.path, *options],
+            [program or self.program(), *UNCONFIGURED, "--socket=" + self.path, *options],
             stdin=subprocess.DEVNULL,
             stderr=self.errors,
             env=environment,

@@ -25,7 +25,8 @@ class Keeper:
         if uid is not None:
             os.chown(self.folder, uid, uid)
         self.path = os.path.join(self.folder, "socket")
-        self.command = [*wrapper, program or evlink.Broker.program(), "--vault", "--socket=" + self.path, *options]
+        self.command = [*wrapper, program or evlink.Broker.program(), *evlink.UNCONFIGURED]
+        self.command += ["--vault", "--socket=" + self.path, *options]
         self.uid = uid
         self.nofile = nofile
         self.stored = list(stored)  # (name, descriptor)

@@ -48,7 +48,7 @@ class Process(unittest.TestCase):
 
     def run_program(self, *arguments):
         return subprocess.run(
-            [evlink.Broker.program(), *arguments],
+            [evlink.Broker.program(), *evlink.UNCONFIGURED, *arguments],
             capture_output=True,
             text=True,
             timeout=evlink.PATIENCE,

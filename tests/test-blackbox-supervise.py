@@ -788,7 +788,8 @@ class Evlinkd(Case):
         child = self.child_of(broker)
         with open(f"/proc/{child}/cmdline", encoding="utf-8") as file:
             arguments = file.read().split("\0")[:-1]
-        self.assertEqual(arguments, [broker.program(), "--socket=" + broker.path, "--vault", "-d"])
+        wanted = [broker.program(), *evlink.UNCONFIGURED, "--socket=" + broker.path, "--vault", "-d"]
+        self.assertEqual(arguments, wanted)
         with open(f"/proc/{child}/comm", encoding="utf-8") as file:
             self.assertEqual(file.read(), "evlinkd\n")
         bell = self.eventfd()
@@ -821,7 +822,7 @@ class Evlinkd(Case):
 
     def run_program(self, *arguments):
         return subprocess.run(
-            [evlink.Broker.program(), *arguments],
+            [evlink.Broker.program(), *evlink.UNCONFIGURED, *arguments],
             capture_output=True,
             text=True,
             timeout=evlink.PATIENCE,
