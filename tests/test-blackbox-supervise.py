@@ -626,6 +626,29 @@ class Life(Case):
 
 
 class Stop(Case):
+    def test_sockets(self):
+        """What listens is removed, and nothing else."""
+        child = self.ready()
+        paths = [os.path.join(self.folder.name, name) for name in ("listens", "bound", "passed", "file")]
+        listens, bound, passed = (socket.socket(socket.AF_UNIX) for _ in range(3))
+        for sock, path in zip((listens, bound, passed), paths):
+            self.addCleanup(sock.close)
+            sock.bind(path)
+        listens.listen()
+        passed.listen()  # and is not stored
+        file = self.own(os.open(paths[3], os.O_CREAT | os.O_RDWR))
+        unnamed = self.own(socket.socketpair()[0].detach())
+        abstract = socket.socket(socket.AF_UNIX)
+        self.addCleanup(abstract.close)
+        abstract.bind("")
+        abstract.listen()
+        for name, fd in zip("abcde", (listens.fileno(), bound.fileno(), file, unnamed, abstract.fileno())):
+            child.store(name, fd)
+        child.store("again", listens.fileno())
+        self.stop(child)
+        self.assertEqual([os.path.exists(path) for path in paths], [False, True, True, True])
+        self.assertNotIn("cannot", self.said())
+
     def test_clean(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             self.stop(self.ready(), number)
@@ -812,6 +835,32 @@ class Evlinkd(Case):
         evlink.until(lambda: "back with " in broker.said(), "the next one")
         self.assertIn("SIGKILL after the watchdog struck", broker.said())
         broker.stop()
+
+    def test_socket_is_removed(self):
+        """When it is stopped, and not when somebody else has it or may still get it."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            broker = self.start("--supervise")
+            path = broker.path
+            before = os.stat(path).st_ino
+            os.kill(self.child_of(broker), signal.SIGKILL)
+            evlink.until(lambda: "back with " in broker.said(), "the next one")
+            self.assertEqual(os.stat(path).st_ino, before)
+            self.assertEqual(broker.end(number), 0)
+            self.assertFalse(os.path.exists(path))
+        # One that dies before it is ready has not bound it.
+        first = self.start("--supervise")
+        self.assertEqual(self.run_program("--supervise", "--socket=" + path).returncode, 1)
+        first.connect().close()
+        # A child whose parent is dead has it still, and the one who comes after that.
+        child = self.child_of(first)
+        first.process.kill()
+        first.process.wait()
+        first.connect().close()
+        self.assertEqual(self.run_program("--supervise", "--socket=" + path).returncode, 1)
+        os.kill(child, signal.SIGKILL)
+        evlink.until(lambda: not os.path.exists(f"/proc/{child}"), "the child's end")
+        self.start("--supervise").stop()
+        self.assertFalse(os.path.exists(path))
 
     def test_cannot_start(self):
         first = self.start("--watchdog=0", "--supervise")

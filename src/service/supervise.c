@@ -127,6 +127,36 @@ static void store_remove(struct supervisor *s, const char *name)
     s->n_stored = n;
 }
 
+/* Whether a socket listens at a path. */
+static bool listens_at(int fd, char path[static sizeof(struct sockaddr_un)])
+{
+    struct sockaddr_un address = { .sun_family = AF_UNSPEC };
+    socklen_t size = sizeof(address);
+    int listens = 0;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &size) < 0 || address.sun_family != AF_UNIX)
+        return false;
+    size = sizeof(listens);
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens)
+        return false;
+    (void)snprintf(path, sizeof(address), "%.*s", (int)sizeof(address.sun_path), address.sun_path);
+    return path[0] != '\0';
+}
+
+/*
+ * Removes the files of stored sockets that listen: when they are closed, nobody does any more. Whatever keeps
+ * others from making a new socket in that place, as evlinkd's lock does, is stored as well, and so is held
+ * still.
+ */
+static void store_unlink(const struct supervisor *s)
+{
+    char path[sizeof(struct sockaddr_un)];
+
+    for (size_t i = 0; i < s->n_stored; i++)
+        if (listens_at(s->store[i].fd, path))
+            (void)unlink(path);
+}
+
 /* ---- The child's start and end */
 
 static void __attribute__((format(printf, 2, 3))) put(const char *variable, const char *format, ...)
@@ -520,6 +550,7 @@ int supervise_run(const struct supervise_options *options)
         r = wait_and_act(&s);
     if (r < 0)
         log_error("cannot supervise %s: %s", options->argv[0], strerror(-r));
+    store_unlink(&s);
     store_remove(&s, NULL);
     fd_close(s.notify);
     fd_close(s.signals);
