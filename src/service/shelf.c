@@ -7,7 +7,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/numbers.h"
-#include "wire/frame.h"
+#include "wire/socket.h"
 
 #include <bsd/sys/queue.h>
 #include <errno.h>
@@ -122,26 +122,14 @@ static size_t get_numbers(const unsigned char *bytes, size_t length, uint64_t *n
     return n;
 }
 
-static ssize_t send_fds(int fd, const void *bytes, size_t length, const int *fds, size_t n)
+static ssize_t send_fds(int fd, const void *bytes, size_t length, const struct fdset *fds)
 {
-    union {
-        char space[CMSG_SPACE(MESSAGE_MOST * sizeof(int))];
-        struct cmsghdr align;
-    } control;
+    union socket_control control;
     struct iovec vector = { .iov_base = (void *)bytes, .iov_len = length };
-    struct msghdr message = {
-        .msg_iov = &vector,
-        .msg_iovlen = 1,
-        .msg_control = control.space,
-        .msg_controllen = CMSG_SPACE(n * sizeof(int)),
-    };
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
     ssize_t r;
 
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(n * sizeof(int));
-    memcpy(CMSG_DATA(header), fds, n * sizeof(int));
+    socket_attach(&message, fds, &control);
     do
         r = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (r < 0 && errno == EINTR);
@@ -231,7 +219,7 @@ static int send_to(struct shelf *shelf, struct queue *queue, struct item *const 
     for (size_t i = 0; i < n; i++)
         fds[i] = items[i]->fd;
     crash_point("shelf: before a message is sent");
-    r = send_fds(queue->in, bytes, put_numbers(bytes, items, n), fds, n);
+    r = send_fds(queue->in, bytes, put_numbers(bytes, items, n), &(const struct fdset){ .fds = fds, .n = n });
     if (r < 0) {
         free(message);
         return (int)r;
