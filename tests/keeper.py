@@ -11,7 +11,9 @@ import signal
 import socket
 import tempfile
 import threading
+import unittest
 
+import blackbox
 import evlink
 
 
@@ -206,3 +208,83 @@ class Supervised:
     def stop(self):
         self.broker.end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Case(blackbox.Case):
+    """A test case whose broker is started again whenever it dies."""
+
+    @classmethod
+    def setUpClass(cls):
+        pass
+
+    @classmethod
+    def tearDownClass(cls):
+        pass
+
+    def setUp(self):
+        self.client = None
+
+    def keep(self, *options, **more):
+        self.broker = Keeper(*options, **more)
+        self.addCleanup(self.broker.stop)
+        self.reconnect()
+
+    def reconnect(self):
+        if self.client:
+            self.client.close()
+        self.client = self.connect()
+
+    def kill(self, number=signal.SIGKILL):
+        self.broker.kill(number)
+        self.reconnect()
+
+
+@unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")
+class CrashCase(Case):
+    """The same with an evlinkd that is killed at one crash point after the other:
+
+    for n in self.crash_points():
+        self.set_point(n)
+        ...  # what is to be killed at the n-th
+        self.crashed()
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.point = tempfile.NamedTemporaryFile(mode="w+", suffix=".point")
+        self.addCleanup(self.point.close)
+        self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".reached")
+        self.addCleanup(self.log.close)
+        self.keep(
+            program=os.environ["EVLINKD_CRASH"],
+            environment={"EVLINK_CRASH_FILE": self.point.name, "EVLINK_CRASH_LOG": self.log.name},
+        )
+
+    def set_point(self, n):
+        self.n_deaths = len(self.broker.deaths)
+        with open(self.point.name, "w", encoding="ascii") as file:
+            file.write(str(n) if n else "")
+
+    def crash_points(self, least=1):
+        """1, 2, ... up to the first that is not reached, and that is more than least."""
+        n = 0
+        self.is_over = False
+        while not self.is_over:
+            n += 1
+            self.assertLess(n, 1000, "there is no end to it")
+            yield n
+        self.assertGreater(n, least)
+
+    def crashed(self, deaths=1):
+        """What was to be killed is done, or has failed. Whether it was killed: then the next broker is there."""
+        self.is_over = os.path.getsize(self.point.name) > 0
+        if not self.is_over:
+            self.broker.wait_deaths(self.n_deaths + deaths)
+            self.reconnect()
+        self.set_point(0)
+        return not self.is_over
+
+    def reached(self):
+        """Where it was killed."""
+        with open(self.log.name, encoding="ascii") as file:
+            return set(file.read().split("\n"))

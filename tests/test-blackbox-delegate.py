@@ -427,33 +427,8 @@ class Limits(DelegateCase):
                      {"scope": "more", "endpoints": []}, connection=alice)
 
 
-class KeptCase(DelegateCase):
+class KeptCase(keeper.Case, DelegateCase):
     """With a broker that is started again whenever it dies."""
-
-    @classmethod
-    def setUpClass(cls):
-        pass
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
-    def setUp(self):
-        self.client = None
-
-    def keep(self, *options, **more):
-        self.broker = keeper.Keeper(*options, **more)
-        self.addCleanup(self.broker.stop)
-        self.reconnect()
-
-    def reconnect(self):
-        if self.client:
-            self.client.close()
-        self.client = self.connect()
-
-    def kill(self, number=signal.SIGKILL):
-        self.broker.kill(number)
-        self.reconnect()
 
     def kill_next(self):
         """Kills the one that runs now, or is started now, and leaves the client without a connection."""
@@ -951,44 +926,13 @@ class Survive(KeptCase):
             self.kill()
 
 
-@blackbox.unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")
-class CrashPoints(KeptCase):
-    def setUp(self):
-        super().setUp()
-        self.points = tempfile.NamedTemporaryFile(mode="w+", suffix=".points")
-        self.addCleanup(self.points.close)
-        self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".reached")
-        self.addCleanup(self.log.close)
-        self.keep(
-            program=os.environ["EVLINKD_CRASH"],
-            environment={"EVLINK_CRASH_FILE": self.points.name, "EVLINK_CRASH_LOG": self.log.name},
-        )
-
-    def set_point(self, n):
-        with open(self.points.name, "w", encoding="ascii") as file:
-            file.write(str(n) if n else "")
-
-    def is_pending(self):
-        """The file is empty for an instant when it is counted down, too."""
-        for _ in range(20):
-            if os.path.getsize(self.points.name) > 0:
-                return True
-            time.sleep(0.001)
-        return False
-
-    def reached(self):
-        with open(self.log.name, encoding="ascii") as file:
-            return set(file.read().split("\n"))
-
+class CrashPoints(keeper.CrashCase, KeptCase):
     def test_calls(self):
         """A tenant's calls, pipelined, killed at each point: one answer each, and what they say is so."""
         fd = self.eventfd()
-        n = 0
         web = self.delegate("web", ["kvm/v"])
         self.attach("vm", {"v": None})
-        while True:
-            n += 1
-            deaths = len(self.broker.deaths)
+        for n in self.crash_points(least=40):
             self.set_point(n)
             calls = [
                 ("Hold", {"name": "web.a", "fileDescriptorIndex": 0}, [fd], {}),
@@ -1013,14 +957,10 @@ class CrashPoints(KeptCase):
                     answers[method] = error.name
             evlink.close_all(web.got)
             web.got = []
-            pending = self.is_pending()
-            self.set_point(0)
-            if not pending:
-                self.broker.wait_deaths(deaths + 1)
-            self.reconnect()
+            crashed = self.crashed()
             what = f"killed at point {n}: {answers}"
             interrupted = [method for method, error in answers.items() if error == "Restarted"]
-            self.assertLessEqual(len(interrupted), 0 if pending else 1, what)
+            self.assertLessEqual(len(interrupted), crashed, what)
             later = set(answers.values()) - {None, "Restarted"}
             self.assertLessEqual(later, {"NoSuchEventfd", "NoSuchLink"} if interrupted else set(), what)
             # The lists tell.
@@ -1032,10 +972,7 @@ class CrashPoints(KeptCase):
                 web.call("Disconnect", {"name": name})
             for name in found:
                 web.call("Release", {"name": name})
-            if pending:
-                break
         print(f"# killed at {n - 1} crash points of a tenant's calls")
-        self.assertGreater(n, 40)
         self.assertLessEqual(
             {"line: before a call is taken", "line: after a call was taken", "line: before an answer is sent",
              "line: after an answer was sent", "line: a call is forgotten"}, self.reached())
@@ -1045,24 +982,17 @@ class CrashPoints(KeptCase):
         tried = 0
         for method, parameters in (("Delegate", {"scope": "web", "endpoints": ["kvm/v"], "maxLinks": 3}),
                                    ("Revoke", {"scope": "web"})):
-            n = 0
-            while True:
-                n += 1
+            for n in self.crash_points():
                 tenant = self.delegate("web", ["kvm/v"]) if method == "Revoke" else None
-                deaths = len(self.broker.deaths)
                 self.set_point(n)
                 try:
                     self.client.call(method, parameters)
                     done = True
                 except (EOFError, ConnectionError):
                     done = False
-                pending = self.is_pending()
-                self.set_point(0)
                 if done and method == "Delegate":
                     tenant = evlink.Connection(socket.socket(fileno=self.client.take()))
-                if not pending:
-                    self.broker.wait_deaths(deaths + 1)
-                    self.reconnect()
+                self.crashed()
                 if done and method == "Revoke":
                     self.assertTrue(tenant.at_end())
                 elif done:
@@ -1073,8 +1003,6 @@ class CrashPoints(KeptCase):
                 # What nobody has an end of does not stay.
                 evlink.until(lambda: self.client.call("Status")["connections"] == 1)
                 self.assert_error("InvalidParameter", {}, self.client.call, "Revoke", {"scope": "web"})
-                if pending:
-                    break
             tried += n - 1
         print(f"# killed at {tried} crash points of Delegate and Revoke")
         self.assertGreater(tried, 8)

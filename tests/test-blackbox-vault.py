@@ -65,31 +65,10 @@ class Hog:
         os.waitpid(self.pid, 0)
 
 
-class VaultCase(blackbox.Case):
-    @classmethod
-    def setUpClass(cls):
-        pass
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
+class VaultCase(keeper.Case):
     def setUp(self):
+        super().setUp()
         self.agents = []
-        self.client = None
-
-    def keep(self, *options, **more):
-        self.broker = keeper.Keeper(*options, **more)
-        self.addCleanup(self.broker.stop)
-        self.client = self.connect()
-
-    def reconnect(self):
-        self.client.close()
-        self.client = self.connect()
-
-    def kill(self):
-        self.broker.kill()
-        self.reconnect()
 
     def attach(self, name, vms, connection=None, **parameters):
         agent = super().attach(name, vms, connection, **parameters)
@@ -476,27 +455,8 @@ class Samples(VaultCase):
                 self.assertEqual(sorted(self.client.list("Links")), ["direct", "level", "parked", "waiting"])
 
 
-@blackbox.unittest.skipUnless(os.environ.get("EVLINKD_CRASH"), "there is no evlinkd with crash points: run make check")
-class CrashPoints(VaultCase):
+class CrashPoints(keeper.CrashCase, VaultCase):
     """Every change, with a SIGKILL at every crash point of it."""
-
-    def setUp(self):
-        super().setUp()
-        self.points = tempfile.NamedTemporaryFile(mode="w+", suffix=".points")
-        self.addCleanup(self.points.close)
-        self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".reached")
-        self.addCleanup(self.log.close)
-        self.keep(
-            program=os.environ["EVLINKD_CRASH"],
-            environment={"EVLINK_CRASH_FILE": self.points.name, "EVLINK_CRASH_LOG": self.log.name},
-        )
-
-    def set_point(self, n):
-        with open(self.points.name, "w", encoding="ascii") as file:
-            file.write(str(n) if n else "")
-
-    def is_pending(self):
-        return os.path.getsize(self.points.name) > 0
 
     def wait_one_of(self, states, what):
         found = []
@@ -519,31 +479,19 @@ class CrashPoints(VaultCase):
         self.assertNotEqual(before, after, what)
         undo()
         self.wait_one_of([before], what)
-        n = 0
-        while True:
-            n += 1
-            deaths = len(self.broker.deaths)
+        for n in self.crash_points():
             self.set_point(n)
             try:
                 do()
                 done = True
             except (EOFError, ConnectionError):
                 done = False
-            if done and self.is_pending():
-                break  # it has fewer points than that
-            if not done or not self.is_pending():
-                self.broker.wait_deaths(deaths + 1)
-                self.reconnect()
+            self.crashed()
             # What was answered took effect; what was not did wholly or not at all.
             state = self.wait_one_of([after] if done else [before, after], f"{what}, killed at point {n}")
             if state == after:
                 undo()
                 self.wait_one_of([before], f"{what}, undone after point {n}")
-        self.set_point(0)
-        self.wait_one_of([after], what)
-        undo()
-        self.wait_one_of([before], what)
-        self.assertGreater(n, 1, what)
         return n - 1
 
     def call(self, method, **parameters):
@@ -617,10 +565,7 @@ class CrashPoints(VaultCase):
         than were answered, each with its own eventfd."""
         calls = [(f"r{i}", self.eventfd(i + 1)) for i in range(6)]
         self.client.hold("before", self.eventfd(100))
-        n = 0
-        while True:
-            n += 1
-            deaths = len(self.broker.deaths)
+        for n in self.crash_points():
             self.set_point(n)
             answered = 0
             try:
@@ -631,19 +576,15 @@ class CrashPoints(VaultCase):
                     answered += 1
             except (EOFError, ConnectionError):
                 pass
-            if answered == len(calls) and self.is_pending():
-                break
-            self.broker.wait_deaths(deaths + 1)
-            self.reconnect()
+            last = not self.crashed()
             held = self.client.list("Eventfds")
             counts = {"before": 100, **{f"r{i}": i + 1 for i in range(len(held) - 1)}}
             self.assertEqual({name: each["pending"] for name, each in held.items()}, counts, f"point {n}")
             self.assertGreater(len(held), answered, f"point {n}")
+            self.assertLessEqual(last, answered == len(calls), f"point {n}")
             for name in list(held)[1:]:
                 self.client.call("Release", {"name": name})
-        self.set_point(0)
-        with open(self.log.name, encoding="ascii") as log:
-            self.assertIn("row: before its eventfds are safe", log.read())
+        self.assertIn("row: before its eventfds are safe", self.reached())
 
     def test_every_step_of_recovery(self):
         """Killed while it comes back, too."""
@@ -655,27 +596,17 @@ class CrashPoints(VaultCase):
             self.client.connect([f"kvm/v/pio/{i}"], [f"kvm/w/gsi/{i}"], name=f"l{i}")
         before = self.settled()
         counts = {name: each["pending"] for name, each in self.client.list("Eventfds").items()}
-        n = 0
-        while True:
-            n += 1
-            deaths = len(self.broker.deaths)
+        for n in self.crash_points(least=5):
             self.set_point(n)
             self.broker.kill()
             self.reconnect()
-            try:
+            with contextlib.suppress(EOFError, ConnectionError):
                 self.client.call("Status")
-                if self.is_pending():
-                    break
-            except (EOFError, ConnectionError):
-                pass
-            self.broker.wait_deaths(deaths + 2)
-            self.reconnect()
+            self.crashed(deaths=2)
             self.wait_one_of([before], f"recovery, killed at point {n}")
             self.assertEqual(
                 {name: each["pending"] for name, each in self.client.list("Eventfds").items()}, counts
             )
-        self.set_point(0)
-        self.assertGreater(n, 5)
         print(f"# killed at {n - 1} crash points of recovery")
 
     def test_every_step_of_cleaning(self):
@@ -683,26 +614,17 @@ class CrashPoints(VaultCase):
         fds = [self.eventfd(i) for i in range(120)]
         for i, fd in enumerate(fds):
             self.client.hold(f"e{i}", fd)
-        n = 0
-        while n < 400:
-            n += 1
-            deaths = len(self.broker.deaths)
+        for n in self.crash_points(least=3):
             self.client.hold(f"x{n}")
             self.client.hold(f"y{n}")
             self.client.call("Release", {"name": f"x{n}"})
             self.set_point(n)
             # The timer, unless it died before.
             time.sleep(0.5)
-            pending = self.is_pending()
-            self.set_point(0)
-            if pending:
-                break
-            self.broker.wait_deaths(deaths + 1)
-            self.reconnect()
+            self.crashed()
             found = self.client.list("Eventfds")
             self.assertEqual({found[f"e{i}"]["pending"] for i in range(120)}, set(range(120)))
             self.client.call("Release", {"name": f"y{n}"})
-        self.assertGreater(n, 3)
         print(f"# killed at {n - 1} crash points of cleaning")
 
 

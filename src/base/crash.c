@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Counts the number in the file down by one. Returns whether that was the last: then the file is empty. */
+/* Counts the number in the file down by one. Returns whether that was the last: then, and not before, the
+ * file is empty. */
 static bool is_its_turn(const char *path)
 {
     FILE *file = fopen(path, "r+e");
@@ -18,11 +19,11 @@ static bool is_its_turn(const char *path)
 
     if (!file)
         return false;
-    if (fscanf(file, "%ld", &n) == 1 && n > 0) {
+    if (fscanf(file, "%ld", &n) == 1 && n == 1) {
         (void)!ftruncate(fileno(file), 0);
+    } else if (n > 1) {
         rewind(file);
-        if (n > 1)
-            (void)fprintf(file, "%ld", n - 1);
+        (void)fprintf(file, "%-8ld", n - 1);
     }
     (void)fclose(file);
     return n == 1;
