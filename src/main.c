@@ -49,8 +49,13 @@ static int check_config(const char *file)
     }
     for (char **path = config->files; *path; path++)
         printf("%s\n", *path);
-    printf(config->files[0] ? "The configuration is valid.\n"
-                            : "There is no configuration: everything has its default.\n");
+    if (config->files[0]) {
+        puts("The configuration is valid.");
+    } else {
+        printf("There is no configuration in ");
+        for (const char *const *folder = config_folders; *folder; folder++)
+            printf("%s%s", *folder, folder[1] ? ", " : ": everything has its default.\n");
+    }
     config_free(config);
     return 0;
 }

@@ -162,6 +162,16 @@ class Check(Case):
             self.assertEqual((answer.returncode, answer.stderr), (0, ""), text)
             self.assertEqual(answer.stdout, f"{self.file}\nThe configuration is valid.\n")
 
+    def test_nothing(self):
+        """Where there is no configuration, the folders are told in which it was looked for; a file has to be there."""
+        answer = self.run_program("--check-config")
+        if answer.stdout.startswith("/"):
+            self.skipTest("this machine has a configuration")
+        self.assertRegex(answer.stdout, r"^There is no configuration in (/[\w/.-]*/evlinkd(, |: )){3}everything")
+        missing = self.check("--config=" + self.file + ".missing")
+        self.assertEqual((missing.returncode, missing.stdout), (1, ""))
+        self.assertIn(self.file + ".missing: No such file", missing.stderr)
+
     def test_bad(self):
         for text, line, word in self.BAD:
             with self.subTest(text=text):
