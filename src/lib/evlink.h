@@ -8,7 +8,8 @@
  *
  * Results. Every function that returns int returns 0, or a negative errno where something failed on this side
  * (-ECONNRESET: the broker is gone; -ETIMEDOUT; -ENOMEM; -EPROTO: the broker's answer made no sense), or a
- * positive EVLINK_E_* where the broker answered with an error. evlink_client_message() has the sentence.
+ * positive EVLINK_E_* where the broker answered with an error. evlink_client_message() has the sentence about
+ * a call on a client; what is called with an agent alone has none.
  * Outputs (ret_x) are untouched unless 0 is returned.
  *
  * Descriptors. Each descriptor parameter says borrowed (the caller goes on owning it, the call duplicates it
@@ -447,21 +448,22 @@ int evlink_agent_start(struct evlink_agent *agent);
  * (-ECONNRESET), or sent what makes no sense (-EPROTO). Other errors as in evlink_agent_start().
  *
  * For seccomp filters, these are the system calls that it makes:
- *     epoll_wait   (epoll_pwait where there is no epoll_wait) for the broker's socket
- *     epoll_ctl    when that is full, and when it has room again
- *     recvmsg      from it
- *     sendmsg      to it
- *     read         of the eventfd by which evlink_agent_stop() wakes it
- *     close        of the eventfds that came, and of the socket at its end
- *     ioctl        KVM_IRQFD and KVM_IOEVENTFD on a VM, VFIO_DEVICE_SET_IRQS and VFIO_DEVICE_GET_IRQ_INFO on
- * a device of VFIO, VHOST_SET_VRING_CALL, _KICK and _ERR on one of vhost; none where plug() and unplug() are
- * given fcntl        F_DUPFD_CLOEXEC, with EVLINK_AGENT_KEEP only futex        when another thread masks,
- * unmasks or serves the agent at the same moment brk, mmap, munmap, mremap, mprotect, madvise malloc(3)'s; in
- * a thread that never allocated before, glibc's may add sched_getaffinity: allocate something there before
- * the filter is installed Where the broker does not say which eventfd it sends (eventfdId; evlinkd does where
- * its kernel tells, which is since Linux 5.2), also openat, read and close of /proc/self/fdinfo, and
- * fcntl(F_GETFD): openat may fail, with any errno. The VMM's callbacks come on top. A stop makes write and
- * futex, in its caller's thread.
+ *
+ * - epoll_wait (epoll_pwait where there is no epoll_wait): for the broker's socket
+ * - epoll_ctl: when that is full, and when it has room again
+ * - recvmsg, sendmsg: from it and to it
+ * - read: of the eventfd by which evlink_agent_stop() wakes it
+ * - close: of the eventfds that came, and of the socket at its end
+ * - ioctl: KVM_IRQFD and KVM_IOEVENTFD on a VM, VFIO_DEVICE_SET_IRQS and VFIO_DEVICE_GET_IRQ_INFO on a device
+ *   of VFIO, VHOST_SET_VRING_CALL, _KICK and _ERR on one of vhost; none where plug() and unplug() are given
+ * - fcntl: F_DUPFD_CLOEXEC, with EVLINK_AGENT_KEEP only
+ * - futex: when another thread masks, unmasks or serves the agent at the same moment
+ * - brk, mmap, munmap, mremap, mprotect, madvise: malloc(3)'s; in a thread that never allocated before,
+ *   glibc's may add sched_getaffinity: allocate something there before the filter is installed
+ *
+ * Where the broker does not say which eventfd it sends (eventfdId; evlinkd does where its kernel tells, which
+ * is since Linux 5.2), also openat, read and close of /proc/self/fdinfo, and fcntl(F_GETFD): openat may fail,
+ * with any errno. The VMM's callbacks come on top. A stop makes write and futex, in its caller's thread.
  */
 int evlink_agent_run(struct evlink_agent *agent);
 
@@ -487,9 +489,8 @@ int evlink_agent_dispatch(struct evlink_agent *agent);
  * broker, to whom the end stays plugged. What is signalled while masked is pending at unmask: none is lost,
  * and KVM injects it as one interrupt. Several links may share a GSI: all of them are masked, and one that is
  * plugged meanwhile as well. Unplug forgets the mask. Only with EVLINK_AGENT_KEEP, interrupts and ready-made
- * plugs
- * (-EOPNOTSUPP); endpoint is one that is plugged (-ENOENT), written as in its link (-EINVAL: no endpoint).
- * Masking what is masked is no error. From any thread, also from callbacks.
+ * plugs, not where ops has plug() (-EOPNOTSUPP); endpoint is one that is plugged (-ENOENT), written as in its
+ * link (-EINVAL: no endpoint). Masking what is masked is no error. From any thread, also from callbacks.
  */
 int evlink_agent_mask(struct evlink_agent *agent, const char *endpoint);
 int evlink_agent_unmask(struct evlink_agent *agent, const char *endpoint);
