@@ -388,6 +388,8 @@ static int read_common(
     common->lifetime = (enum lifetime)common->numbers[TAG_LIFETIME];
     common->term.lease = (int64_t)common->numbers[TAG_LEASE];
     common->term.deadline = (int64_t)common->numbers[TAG_DEADLINE];
+    if (common->scope[0] && !scope_is_valid(common->scope))
+        return -EBADMSG;
     return name_is_valid(common->name) && common->lifetime <= LIFETIME_AGENT ? 0 : -EBADMSG;
 }
 
