@@ -218,6 +218,19 @@ class Survive(VaultCase):
         self.wait_link("l", "waiting")
         self.assertEqual(self.client.list("Agents"), {})
 
+    def test_agent_goes_while_nobody_calls(self):
+        """Its socket is given back, and its loss on record, though nothing else happens."""
+        self.keep()
+        self.client.call("Status")
+        before = len(self.broker.fds())
+        agent = self.attach("a", {"v": None})
+        self.assertGreater(len(self.broker.fds()), before)
+        agent.hang_up()
+        self.agents.remove(agent)
+        evlink.until(lambda: len(self.broker.fds()) == before, "its socket to be closed")
+        self.kill()
+        self.assertEqual(self.client.call("Status")["restoredAgents"], 0)
+
     def test_damaged(self):
         """A record that cannot be read is lost, and nothing else."""
         self.keep()

@@ -165,12 +165,13 @@ static void end_recovery(struct server *server)
 
 void server_arm(struct server *server)
 {
-    int64_t deadline = model_deadline(server->model), wait;
     struct timeval interval;
+    int64_t deadline, wait;
 
     server_sync(server);
     if (server->recovering && !model_is_recovering(server->model))
         end_recovery(server);
+    deadline = model_deadline(server->model);
     if (deadline == server->armed)
         return;
     server->armed = deadline;

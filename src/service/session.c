@@ -474,25 +474,22 @@ static void on_readable(evutil_socket_t fd, short what, void *userdata)
         r = retry_later(session);
         if (r < 0)
             lose(session, strerror(-r));
-        return;
-    }
-    if (r == -EAGAIN && !session->dry) {
+    } else if (r == -EAGAIN && !session->dry) {
         session->dry = true;
-        return;
-    }
-    if (r <= 0) {
+    } else if (r <= 0) {
         lose(session, r == 0 ? "it closed its socket" : strerror(-r));
-        return;
+    } else {
+        session->dry = false;
+        while (frame_in_next(&session->in, &frame) > 0 && take_frame(session, &frame))
+            ;
     }
-    session->dry = false;
-    while (frame_in_next(&session->in, &frame) > 0 && take_frame(session, &frame))
-        ;
     server_arm(server);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
+    struct server *server = session->server;
     int r;
 
     (void)fd;
@@ -500,11 +497,13 @@ static void on_writable(evutil_socket_t fd, short what, void *userdata)
     r = send_out(session);
     if (r < 0)
         lose(session, strerror(-r));
+    server_arm(server);
 }
 
 static void on_kick(evutil_socket_t fd, short what, void *userdata)
 {
     struct session *session = userdata;
+    struct server *server = session->server;
     int r;
 
     (void)fd;
@@ -516,6 +515,7 @@ static void on_kick(evutil_socket_t fd, short what, void *userdata)
         lose(session, strerror(-r));
     else
         next_call(session);
+    server_arm(server);
 }
 
 static void on_timeout(evutil_socket_t fd, short what, void *userdata)
