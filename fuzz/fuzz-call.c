@@ -1,32 +1,50 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Calls to a live server in this process: clients of several users on socket pairs, agents that answer, one
- * step of the loop after another. The input is steps, up to a NUL each, which also ends the frame that it may
+ * Calls to a live server in this process: clients of several users on socket pairs, tenants on delegated
+ * connections, agents that answer, one step of the loop after another; and servers after it, which come up
+ * from what it kept in a vault. The input is steps, up to a NUL each, which also ends the frame that it may
  * be:
  *
- *   0 1 2 3 [DESCRIPTORS]{CALL}   the client sends a call; the descriptors are letters:
- *                                  e a new eventfd, s a semaphore, E the same eventfd each time, n /dev/null,
- *                                  p an end of a socket pair, whose other end is an agent's, d a pidfd of
- * this process, D one of a dead one; _ leaves the NUL away x C, w C, r C                  client C closes,
- * sends no more, begins or stops to read m A, a A[ERRNO], j A{REPLY}    agent A answers by hand from now on,
- * or by itself again; answers what it has been asked, all with this errno; answers with this X A agent A
- * closes its socket l A, k A                       time is up for the A-th agent of the model; its process
- * dies t                              what is next to run out runs out S A                            what is
- * plugged at agent A signals E                              somebody signals the shared eventfd P the rules
- * of the configuration count no more, or again C                              the configuration is read again
+ *  - V: as the first step: there is a vault
+ *  - 0 1 2 3 [DESCRIPTORS]{CALL}: the client sends a call; the descriptors are letters, below
+ *  - 4 to 9 [DESCRIPTORS]{CALL}: the same of a tenant, who is there once a client has called Delegate
+ *  - x C, w C, r C: client C closes, sends no more, begins or stops to read
+ *  - m A: agent A answers by hand from now on, or by itself again
+ *  - a A[ERRNO]: it answers what it has been asked, all with this errno
+ *  - j A{REPLY}: it answers with this
+ *  - X A: it closes its socket
+ *  - S A: what is plugged at it signals
+ *  - l A, k A: time is up for the A-th agent of the model; its process dies
+ *  - t: what is next to run out runs out
+ *  - E: somebody signals the shared eventfd
+ *  - P: the rules of the configuration count no more, or again
+ *  - C: the configured links are looked at again
+ *  - R: the server ends, and, where there is a vault, another one goes on
  *
- * A '+' in front of a step has the loop wait for the next one. What must hold: the model's invariants; each
- * answer is one to a call, in good form; an agent is asked for nothing that its kernel would refuse; in the
- * end all calls are answered, and when all are gone nothing is left.
+ * The descriptors of a call:
+ *
+ *  - e: a new eventfd; s: a semaphore; E: the same eventfd each time; n: /dev/null
+ *  - p: an end of a socket pair, whose other end is an agent's
+ *  - d: a pidfd of this process; D: one of a dead one
+ *  - b: none, but 16 KiB of blanks in front of the call
+ *  - _: none, and the NUL is left away
+ *
+ * A '+' in front of a step has the loop wait for the next one. What must hold: the model's invariants; what
+ * is a tenant's is in its scope; each answer is one to a call, in good form; an agent is asked for nothing
+ * that its kernel would refuse; what was acknowledged is there in the next server, as it was, and nothing
+ * else is; in the end all calls are answered, and when all are gone nothing is left.
  */
 #include "base/clock.h"
 #include "base/fd.h"
 #include "fuzz.h"
 #include "invariants.h"
+#include "kept.h"
 #include "model/private.h"
+#include "model/record.h"
 #include "service/config.h"
 #include "service/config_links.h"
 #include "service/connection.h"
+#include "service/passed.h"
 #include "tests/json.h"
 #include "wire/fields.h"
 #include "wire/socket.h"
@@ -34,24 +52,32 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define N_CLIENTS 4
+#define N_USERS 4 /* clients that connect by themselves: the others are tenants */
+#define N_CLIENTS 10
 #define N_AGENTS 6
+#define STORED_MAX 16
 #define PLUGS_MAX 64
 #define STEPS_MAX 64
 
 /* Whoever a client is, the kernel would say that it is this one. */
-static const uid_t uids[N_CLIENTS] = { 0, 1000, 1000, 1001 };
+static const uid_t uids[N_USERS] = { 0, 1000, 1000, 1001 };
+static const char *const labels[N_USERS] = { NULL, NULL, NULL, "u:fuzz:s0" };
 
 struct client {
     int fd; /* -1: not connected */
+    uid_t uid;
     bool deaf;
+    bool half; /* of a call it has sent some: what there is too much of is told before the rest */
     struct frame_in in;
     size_t calls, finals;
 };
@@ -59,6 +85,7 @@ struct client {
 struct agent_end {
     int fd; /* -1: there is none */
     bool by_hand, honest;
+    bool orphaned; /* who has asked for the items is gone */
     struct frame_in in;
     json_t *items; /* that it was asked for and has not answered; NULL: none */
     bool plugs;    /* that is Plug */
@@ -78,8 +105,18 @@ static struct {
     struct client clients[N_CLIENTS];
     struct agent_end agents[N_AGENTS];
     int shared, dead;
-    uid_t uid; /* of who is being served */
-    bool ruled;
+    int listener; /* nobody connects to it */
+    char config[32];
+    struct evaio *aio;
+    uid_t uid;         /* of who is being served */
+    const char *label; /* NULL: none */
+    bool vault, ruled;
+    /* What the service manager would keep. */
+    struct {
+        char name[32];
+        int fd;
+    } stored[STORED_MAX];
+    size_t n_stored;
 } world;
 
 /* ---- What the kernel would say ---- */
@@ -87,11 +124,19 @@ static struct {
 int __real_getsockopt(int fd, int level, int option, void *value, socklen_t *length);
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length);
 int __wrap_discard_start(struct evaio *aio);
+int __real_evaio_new(struct evaio **ret_aio);
+int __wrap_evaio_new(struct evaio **ret_aio);
+struct evaio *__wrap_evaio_free(struct evaio *aio);
 
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 {
     int r = __real_getsockopt(fd, level, option, value, length);
 
+    if (level == SOL_SOCKET && option == SO_PEERSEC && world.label) {
+        *length = (socklen_t)strlen(world.label);
+        memcpy(value, world.label, *length);
+        return 0;
+    }
     if (r == 0 && level == SOL_SOCKET && option == SO_PEERCRED) {
         struct ucred *credentials = value;
 
@@ -111,14 +156,75 @@ int __wrap_discard_start(struct evaio *aio)
     return 0;
 }
 
+/* One for all servers: the kernel takes its time to end one. */
+int __wrap_evaio_new(struct evaio **ret_aio)
+{
+    *ret_aio = world.aio;
+    return 0;
+}
+
+struct evaio *__wrap_evaio_free(struct evaio *aio)
+{
+    (void)aio;
+    return NULL;
+}
+
+/* ---- What the service manager would keep ---- */
+
+int __wrap_passed_take(struct passed *passed, const char *name);
+int __wrap_passed_store(const char *name, int fd);
+int __wrap_passed_unstore(const char *name);
+int __wrap_passed_barrier(void);
+
+int __wrap_passed_take(struct passed *passed, const char *name)
+{
+    (void)passed;
+    if (strcmp(name, "evlinkd-listener") == 0 || strcmp(name, "evlinkd-lock") == 0)
+        return fd_dup(world.listener);
+    for (size_t i = 0; i < world.n_stored; i++)
+        if (strcmp(world.stored[i].name, name) == 0)
+            return fd_dup(world.stored[i].fd);
+    return -1;
+}
+
+int __wrap_passed_store(const char *name, int fd)
+{
+    MUST(world.n_stored < STORED_MAX && strlen(name) < sizeof(world.stored[0].name));
+    strcpy(world.stored[world.n_stored].name, name);
+    world.stored[world.n_stored++].fd = fd_dup(fd);
+    return 0;
+}
+
+int __wrap_passed_unstore(const char *name)
+{
+    (void)name;
+    MUST(world.n_stored == 0);
+    return 0;
+}
+
+int __wrap_passed_barrier(void)
+{
+    return 0;
+}
+
 /* ---- The server ---- */
 
 static const char configuration[] = "[Broker]\n"
                                     "AgentTimeout=3600\n"
+                                    "MaxConnections=9\n"
+                                    "MaxConnectionsPerUser=8\n"
+                                    "MaxEventfds=20\n"
                                     "MaxEventfdsPerUser=12\n"
+                                    "MaxLinks=16\n"
                                     "MaxLinksPerUser=10\n"
+                                    "MaxAgents=5\n"
                                     "MaxAgentsPerUser=4\n"
+                                    "MaxSubscribers=3\n"
                                     "MaxSubscribersPerUser=2\n"
+                                    "MaxBytes=150000\n"
+                                    "MaxBytesPerUser=100000\n"
+                                    "MaxDescriptors=600\n"
+                                    "MaxDescriptorsPerUser=520\n"
                                     "[Allow shared]\n"
                                     "User=1000 1001\n"
                                     "Verbs=*\n"
@@ -129,29 +235,30 @@ static const char configuration[] = "[Broker]\n"
                                     "Verbs=list attach\n"
                                     "Names=*\n"
                                     "Endpoints=kvm/vm*\n"
+                                    "[Allow labelled]\n"
+                                    "Label=*:fuzz:*\n"
+                                    "Verbs=claim signal connect offer\n"
+                                    "Names=labelled*\n"
+                                    "Endpoints=eventfd/labelled* vfio/*\n"
                                     "[Link configured]\n"
                                     "Producers=eventfd/configured\n"
                                     "Consumers=kvm/vm1/gsi/9\n";
 
-static void start_server(void)
+/* What all servers share: it costs too much to be had for each input. */
+static void make_world(void)
 {
-    char folder[] = "/tmp/evlink-fuzz-XXXXXX", config[64], path[64], lock[80];
-    struct server_options options = { .path = path, .config = config };
+    int fd = memfd_create("fuzz-config", MFD_CLOEXEC);
+    const struct sockaddr anywhere = { .sa_family = AF_UNIX };
+    const ssize_t length = sizeof(configuration) - 1;
     pid_t pid;
-    FILE *file;
 
     fuzz_quiet();
-    MUST(mkdtemp(folder));
-    (void)snprintf(config, sizeof(config), "%s/config", folder);
-    (void)snprintf(path, sizeof(path), "%s/socket", folder);
-    (void)snprintf(lock, sizeof(lock), "%s/socket.lock", folder);
-    file = fopen(config, "we");
-    MUST(file && fputs(configuration, file) >= 0 && fclose(file) == 0);
-    MUST(server_new(&options, &world.server) == 0);
-    MUST(unlink(config) == 0 && unlink(path) == 0 && unlink(lock) == 0 && rmdir(folder) == 0);
-    /* They are libFuzzer's. */
-    for (size_t i = 0; i < sizeof(world.server->signals) / sizeof(world.server->signals[0]); i++)
-        (void)event_del(world.server->signals[i]);
+    MUST(fd >= 0 && write(fd, configuration, (size_t)length) == length);
+    (void)snprintf(world.config, sizeof(world.config), "/proc/self/fd/%d", fd);
+    MUST(__real_evaio_new(&world.aio) == 0);
+    world.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    MUST(world.listener >= 0 && bind(world.listener, &anywhere, sizeof(anywhere.sa_family)) == 0 &&
+         listen(world.listener, 1) == 0);
     world.shared = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pid = fork();
     MUST(pid >= 0 && world.shared >= 0);
@@ -165,22 +272,30 @@ static void start_server(void)
         world.agents[i].fd = -1;
 }
 
-/* A model as new, in the same server: what the process has costs too much to be had for each input. */
-static void renew_model(void)
+static void new_server(void)
 {
-    struct server *server = world.server;
-    const struct model_hooks *hooks = server->model->hooks;
+    const struct server_options options = { .config = world.config, .vault = world.vault };
+    static const int signals[] = { SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+    struct sigaction actions[sizeof(signals) / sizeof(signals[0])];
 
-    model_free(server->model);
-    MUST(LIST_EMPTY(&server->sessions));
-    MUST(model_new(hooks, server, server->aio, &server->model) == 0);
-    model_set_limits(server->model, &server->config->limits);
-    model_set_policy(server->model, &server->config->policy);
+    /* They are libFuzzer's, and stay so. */
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        MUST(sigaction(signals[i], NULL, &actions[i]) == 0);
+    MUST(server_new(&options, &world.server) == 0);
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        MUST(sigaction(signals[i], &actions[i], NULL) == 0);
+    for (size_t i = 0; i < sizeof(world.server->signals) / sizeof(world.server->signals[0]); i++)
+        (void)event_del(world.server->signals[i]);
     world.ruled = true;
-    server->armed = -1;
-    (void)event_del(server->timer);
-    (void)event_del(server->relink);
-    server->links_missing = false;
+}
+
+/* As server_run() does. */
+static void begin_service(void)
+{
+    world.server->recovering = model_is_recovering(world.server->model);
+    if (!world.server->recovering)
+        config_links_apply(world.server);
+    server_arm(world.server);
 }
 
 /* ---- Clients ---- */
@@ -196,11 +311,24 @@ static void open_client(size_t i)
 {
     int pair[2];
 
-    if (world.clients[i].fd >= 0)
+    if (world.clients[i].fd >= 0 || i >= N_USERS)
         return;
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
-    world.clients[i] = (struct client){ .fd = pair[0], .in.limit = FRAME_REPLY_MAX };
+    world.clients[i] = (struct client){ .fd = pair[0], .uid = uids[i], .in.limit = FRAME_REPLY_MAX };
+    world.uid = uids[i];
+    world.label = labels[i];
     MUST(connection_new(world.server, pair[1]) == 0);
+    world.label = NULL;
+}
+
+static void add_tenant(int fd, uid_t uid)
+{
+    for (size_t i = N_USERS; i < N_CLIENTS; i++)
+        if (world.clients[i].fd < 0) {
+            world.clients[i] = (struct client){ .fd = fd, .uid = uid, .in.limit = FRAME_REPLY_MAX };
+            return;
+        }
+    fd_close(fd);
 }
 
 static void add_agent(int fd)
@@ -241,23 +369,29 @@ static void client_sends(size_t i, char *text, size_t length)
     struct client *client = &world.clients[i];
     struct frame_out out = { 0 };
     struct fdset fds = FDSET_EMPTY;
+    static char blanks[16 * 1024];
     int numbers[8];
     size_t n = 0;
     bool whole = true;
 
     open_client(i);
-    for (; *text && strchr("eEspndD_", *text); text++, length--) {
+    if (client->fd < 0)
+        return;
+    world.uid = client->uid;
+    memset(blanks, ' ', sizeof(blanks));
+    for (; *text && strchr("eEspndDb_", *text); text++, length--) {
         if (*text == '_')
             whole = false;
+        else if (*text == 'b')
+            MUST(frame_out_add(&out, blanks, sizeof(blanks)) == 0);
         else if (n < 8)
             numbers[n++] = make_descriptor(*text);
     }
     for (size_t k = 0; k < n; k++)
         MUST(numbers[k] >= 0);
     MUST(fdset_adopt(&fds, numbers, n) == 0);
-    if (length + 1 > FRAME_MAX)
-        length = 0;
     MUST(frame_out_add(&out, text, length) == 0);
+    client->half = !whole;
     if (whole) {
         MUST(frame_out_finish(&out, 0, &fds) == 0);
         client->calls++;
@@ -268,6 +402,20 @@ static void client_sends(size_t i, char *text, size_t length)
     fdset_clear(&fds);
 }
 
+/* Of Attach it is the agent's end, of Delegate the tenant's, of Claim an eventfd. */
+static void take_fd(const struct client *client, const struct json_reply *reply, int fd)
+{
+    struct stat status;
+
+    MUST(fstat(fd, &status) == 0);
+    if (json_object_get(reply->parameters, "agent"))
+        add_agent(fd);
+    else if (S_ISSOCK(status.st_mode))
+        add_tenant(fd, client->uid);
+    else
+        fd_close(fd);
+}
+
 static void take_reply(struct client *client, struct frame *frame)
 {
     struct json_reply reply;
@@ -276,12 +424,11 @@ static void take_reply(struct client *client, struct frame *frame)
     MUST(json_reply_parse(frame->text, frame->length, &reply) == 0);
     MUST(!reply.error || (frame->fds.n == 0 && strchr(reply.error, '.')));
     client->finals += !reply.continues;
-    MUST(client->finals <= client->calls);
+    MUST(client->finals <= client->calls + client->half);
     index = json_object_get(reply.parameters, "fileDescriptorIndex");
     MUST(frame->fds_lost || (index && !reply.error ? frame->fds.n == 1 : frame->fds.n == 0));
-    /* Of Attach it is the agent's end, of Claim an eventfd. */
-    if (frame->fds.n == 1 && json_object_get(reply.parameters, "agent"))
-        add_agent(fdset_steal(&frame->fds, 0));
+    if (frame->fds.n == 1)
+        take_fd(client, &reply, fdset_steal(&frame->fds, 0));
     json_reply_clear(&reply);
 }
 
@@ -312,7 +459,7 @@ static void forget_items(struct agent_end *agent)
 {
     json_decref(agent->items);
     agent->items = NULL;
-    agent->inventory = false;
+    agent->orphaned = false;
     fdset_clear(&agent->fds);
 }
 
@@ -410,11 +557,12 @@ static void answer_inventory(struct agent_end *agent)
     send_reply(agent, json_pack("{s:o, s:I}", "plugged", plugged, "token", agent->token));
 }
 
+/* In order: what one server has asked for, and has not heard of, comes before what the next one asks. */
 static void answer(struct agent_end *agent, int error)
 {
     if (agent->items)
         answer_items(agent, error);
-    else if (agent->inventory)
+    if (agent->inventory)
         answer_inventory(agent);
 }
 
@@ -451,7 +599,7 @@ static void take_call(struct agent_end *agent, struct frame *frame)
     if (agent->plugs || strcmp(call.method, "io.evlink.Agent.Unplug") == 0) {
         take_items(agent, frame, items);
     } else if (strcmp(call.method, "io.evlink.Agent.Inventory") == 0) {
-        MUST(!agent->items && !agent->inventory && frame->fds.n == 0);
+        MUST((!agent->items || agent->orphaned) && !agent->inventory && frame->fds.n == 0);
         agent->inventory = true;
         agent->token = json_integer_value(json_object_get(call.parameters, "token"));
     } else {
@@ -486,6 +634,39 @@ static bool run_agent(struct agent_end *agent)
 
 /* ---- Steps ---- */
 
+/* What came through a scope has a name in it, and so has all that comes of it. */
+static void check_scopes(struct model *model)
+{
+    struct agent *agent;
+    struct held *held;
+    struct link *link;
+
+    RB_FOREACH (held, held_tree, &model->held)
+        MUST(scope_has(peer_scope(&held->owner), held->name));
+    RB_FOREACH (agent, agent_tree, &model->agents)
+        MUST(scope_has(peer_scope(&agent->owner), agent->name));
+    RB_FOREACH (link, link_tree, &model->links) {
+        MUST(scope_has(peer_scope(&link->owner), link->name));
+        MUST(!link->group || scope_has(peer_scope(&link->owner), link->group));
+    }
+}
+
+/* What is charged is what there is. */
+static void check_charges(const struct server *server)
+{
+    const struct model *model = server->model;
+    struct connection *connection;
+    size_t bytes = 0, descriptors = 0;
+
+    LIST_FOREACH (connection, &server->connections, in_server) {
+        bytes += connection->bytes_in + connection->bytes_out;
+        descriptors += connection->fds_in + connection->fds_out;
+    }
+    MUST(model->used[QUOTA_CONNECTIONS] == server->n_connections);
+    MUST(model->used[QUOTA_EVENTFDS] == model->counts.eventfds);
+    MUST(model->used[QUOTA_BYTES] == bytes && model->used[QUOTA_DESCRIPTORS] == descriptors);
+}
+
 /* Runs the loop until nothing happens any more. */
 static void settle(void)
 {
@@ -508,6 +689,9 @@ static void settle(void)
             quiet = 0;
     }
     check_model(world.server->model);
+    check_scopes(world.server->model);
+    check_charges(world.server);
+    MUST(!world.vault || !model_is_due(world.server->model));
 }
 
 static struct agent *model_agent(unsigned i)
@@ -555,7 +739,7 @@ static void step_agent(char verb, struct agent_end *agent, const char *text, siz
         break;
     case 'j':
         /* From now on nobody knows what it has plugged. */
-        agent->honest = false;
+        agent->honest = agent->inventory = false;
         forget_items(agent);
         MUST(frame_out_add(&out, text, length) == 0 && frame_out_finish(&out, 0, NULL) == 0);
         (void)socket_send(agent->fd, &out);
@@ -568,6 +752,27 @@ static void step_agent(char verb, struct agent_end *agent, const char *text, siz
         signal_plugs(agent);
         break;
     }
+}
+
+/* Whoever has connected is to connect again; tenants and agents notice nothing. */
+static void restart(void)
+{
+    json_t *before;
+
+    if (!world.vault)
+        return;
+    before = kept(world.server);
+    server_free(world.server);
+    for (size_t i = 0; i < N_USERS; i++)
+        close_client(&world.clients[i]);
+    for (size_t i = 0; i < N_AGENTS; i++) {
+        world.agents[i].orphaned = world.agents[i].items;
+        world.agents[i].inventory = false;
+    }
+    new_server();
+    check_kept(before, kept(world.server));
+    check_model(world.server->model);
+    begin_service();
 }
 
 static void step_model(char verb, struct agent *agent)
@@ -608,13 +813,14 @@ static void step(char *text, size_t length)
     unsigned which = length > 1 && text[1] >= '0' && text[1] <= '9' ? (unsigned)(text[1] - '0') : 0;
 
     if (verb >= '0' && verb < '0' + N_CLIENTS) {
-        world.uid = uids[verb - '0'];
         client_sends((size_t)(verb - '0'), text + 1, length - 1);
     } else if (verb && strchr("xwr", verb)) {
         step_client(verb, &world.clients[which % N_CLIENTS]);
     } else if (verb && strchr("majXS", verb)) {
         step_agent(
             verb, &world.agents[which % N_AGENTS], length > 2 ? text + 2 : "", length > 2 ? length - 2 : 0);
+    } else if (verb == 'R') {
+        restart();
     } else {
         step_model(verb, model_agent(which));
     }
@@ -643,24 +849,46 @@ static void check_answered(void)
     for (unsigned i = 0; (agent = model_agent(i)); i++)
         if (agent->flying != OP_NONE || agent->late || agent->doubted)
             return;
+    for (size_t i = 0; i < N_AGENTS; i++)
+        if (world.agents[i].fd >= 0 && !world.agents[i].honest)
+            return;
+    MUST(!world.server->recovering);
     check_model_at_rest(world.server->model);
     LIST_FOREACH (connection, &world.server->connections, in_server)
         MUST(!connection->call.root || is_open_ended(connection));
 }
 
+/* All are gone. What has outlived them is what held eventfds and links are charged for. */
+static void check_nothing_left(const struct server *server)
+{
+    const struct model *model = server->model;
+
+    MUST(LIST_EMPTY(&server->connections) && server->n_connections == 0 && LIST_EMPTY(&server->monitors));
+    for (size_t i = 0; i < N_QUOTAS; i++)
+        MUST(model->used[i] == 0 || i == QUOTA_EVENTFDS || i == QUOTA_LINKS);
+}
+
 static void end(void)
 {
-    struct server *server = world.server;
+    struct agent *agent, *next;
     uint64_t count;
 
     check_answered();
+    restart();
     for (size_t i = 0; i < N_CLIENTS; i++)
         close_client(&world.clients[i]);
     for (size_t i = 0; i < N_AGENTS; i++)
         close_agent(&world.agents[i]);
     settle();
-    MUST(LIST_EMPTY(&server->connections) && server->n_connections == 0 && LIST_EMPTY(&server->monitors));
-    renew_model();
+    /* Of lost ones nothing is known until their processes are dead. */
+    LIST_FOREACH_SAFE (agent, &world.server->model->going, in_going, next)
+        model_agent_dead(agent);
+    server_arm(world.server);
+    settle();
+    check_nothing_left(world.server);
+    world.server = server_free(world.server);
+    while (world.n_stored > 0)
+        fd_close(world.stored[--world.n_stored].fd);
     MUST(read(world.shared, &count, sizeof(count)) >= 0 || errno == EAGAIN);
 }
 
@@ -669,11 +897,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct input input = { data, data + size };
     size_t before;
 
-    if (!world.server)
-        start_server();
+    if (!world.aio)
+        make_world();
     before = fuzz_count_fds();
-    config_links_apply(world.server);
-    server_arm(world.server);
+    world.vault = size > 1 && data[0] == 'V' && data[1] == '\0';
+    new_server();
+    begin_service();
     for (int i = 0; i < STEPS_MAX && input_left(&input) > 0; i++) {
         size_t length;
         char *text = input_text(&input, '\0', &length);
