@@ -757,12 +757,15 @@ static void step_agent(char verb, struct agent_end *agent, const char *text, siz
 /* Whoever has connected is to connect again; tenants and agents notice nothing. */
 static void restart(void)
 {
-    json_t *before;
+    json_t *before, *expected;
 
     if (!world.vault)
         return;
     before = kept(world.server);
+    expected = records(world.server);
     server_free(world.server);
+    MUST(strcmp(world.stored[0].name, "vault-log") == 0);
+    check_records(expected, world.stored[0].fd);
     for (size_t i = 0; i < N_USERS; i++)
         close_client(&world.clients[i]);
     for (size_t i = 0; i < N_AGENTS; i++) {

@@ -2,10 +2,13 @@
 /* What was acknowledged, and has to be there again: see kept.h. */
 #include "kept.h"
 #include "base/clock.h"
+#include "base/fd.h"
 #include "fuzz.h"
 #include "model/delegation.h"
 #include "model/private.h"
+#include "model/record.h"
 #include "service/connection.h"
+#include "service/ledger.h"
 #include "service/show.h"
 #include "tests/json.h"
 #include "wire/varlink.h"
@@ -54,6 +57,13 @@ static bool ends_soon(const struct life *life)
     return life->lifetime == LIFETIME_LEASE && life->term->deadline < clock_monotonic() + SOON;
 }
 
+/* When it ends, which is shown to nobody. */
+static void add_deadline(json_t *shown, const struct life *life)
+{
+    if (life->lifetime == LIFETIME_LEASE)
+        MUST(json_object_set_new(shown, "deadline", json_integer(life->term->deadline)) == 0);
+}
+
 static json_t *show_held(const struct held *held)
 {
     struct frame_out out = { 0 };
@@ -65,6 +75,7 @@ static json_t *show_held(const struct held *held)
     show_eventfd(begin(&emit, &out), "it", &root, held, true);
     shown = end(&emit);
     (void)json_object_del(shown, "links");
+    add_deadline(shown, &held->life);
     return shown;
 }
 
@@ -103,6 +114,7 @@ static json_t *show_whole_link(const struct link *link)
         (void)json_object_del(more, may_change[i]);
     MUST(json_object_update_missing_new(shown, more) == 0);
     MUST(json_object_set_new(shown, "parked", json_boolean(link->goal == GOAL_PARKED)) == 0);
+    add_deadline(shown, &link->life);
     if (link->eventfd && eventfd_info(link->eventfd->fd, &info) == 0)
         MUST(json_object_set_new(shown, "eventfdId", json_integer(info.id)) == 0);
     return shown;
@@ -201,4 +213,68 @@ void check_kept(json_t *before, json_t *after)
         check_same(key, json_object_get(before, key), value);
     json_decref(before);
     json_decref(after);
+}
+
+/* ---- On record ---- */
+
+static void add_record(void *all, unsigned kind, uint64_t number, const unsigned char *bytes, size_t length)
+{
+    char name[32];
+
+    (void)snprintf(name, sizeof(name), "%u %ju", kind, (uintmax_t)number);
+    add(all, "record", name, json_stringn_nocheck((const char *)bytes, length));
+}
+
+static void add_saved(json_t *all, const struct saved *saved)
+{
+    struct packer packer = { 0 };
+
+    model_record(saved, &packer);
+    MUST(!packer.failed);
+    add_record(all, saved->kind, saved->number, packer.bytes, packer.length);
+    packer_clear(&packer);
+}
+
+json_t *records(struct server *server)
+{
+    struct model *model = server->model;
+    struct connection *connection;
+    json_t *all = json_object();
+    struct agent *agent;
+    struct held *held;
+    struct link *link;
+
+    RB_FOREACH (held, held_tree, &model->held)
+        add_saved(all, &held->saved);
+    /* How much a relayed one has forwarded is on record only as of its last change. */
+    RB_FOREACH (link, link_tree, &model->links)
+        if (link->forwarded == 0)
+            add_saved(all, &link->saved);
+    RB_FOREACH (agent, agent_tree, &model->agents)
+        add_saved(all, &agent->saved);
+    LIST_FOREACH (agent, &model->going, in_going)
+        if (agent->lost)
+            add_saved(all, &agent->saved);
+    LIST_FOREACH (connection, &server->connections, in_server)
+        if (connection->delegation)
+            add_saved(all, &connection->delegation->saved);
+    return all;
+}
+
+void check_records(json_t *expected, int fd)
+{
+    json_t *all = json_object(), *record;
+    struct ledger *ledger;
+    const char *key;
+
+    MUST(ledger_open(fd_dup(fd), &ledger) == 0);
+    ledger_each(ledger, add_record, all);
+    ledger_free(ledger);
+    json_object_foreach (expected, key, record)
+        check_same(key, record, json_object_get(all, key));
+    /* Others there may be are links: some are gone but for an end that may be plugged, at a lost agent. */
+    json_object_foreach (all, key, record)
+        MUST(json_object_get(expected, key) || strncmp(key, "record 3", 8) == 0);
+    json_decref(expected);
+    json_decref(all);
 }

@@ -21,4 +21,9 @@ json_t *kept(struct server *server);
  * consumed. */
 void check_kept(json_t *before, json_t *after);
 
+/* The same, as it has to be on record; and aborts where the ledger behind this descriptor says something
+ * else. expected: consumed. */
+json_t *records(struct server *server);
+void check_records(json_t *expected, int ledger);
+
 #endif

@@ -747,6 +747,15 @@ static int read_ends(struct restore *restore, struct link *link, const unsigned 
     return r < 0 ? r : link->n_ends > 0 || !link->named ? 0 : -EBADMSG;
 }
 
+/* Whether none of its ends stays. */
+static bool is_left(const struct link *link)
+{
+    for (size_t i = 0; i < link->n_ends; i++)
+        if (!link->ends[i]->retiring)
+            return false;
+    return true;
+}
+
 /* Level ends are plugged with two eventfds, and KVM wants them to be two. */
 static bool lacks_resample(const struct link *link)
 {
@@ -813,6 +822,8 @@ static int restore_link(
         link_free(model, link);
         return r;
     }
+    if (is_left(link))
+        link->goal = GOAL_DOWN;
     if (link->eventfd && common.numbers[TAG_RENEW] == link->eventfd->number)
         link->renew = link->eventfd;
     for (size_t i = 0; i < link->n_ends; i++)
