@@ -127,6 +127,10 @@ int __wrap_discard_start(struct evaio *aio);
 int __real_evaio_new(struct evaio **ret_aio);
 int __wrap_evaio_new(struct evaio **ret_aio);
 struct evaio *__wrap_evaio_free(struct evaio *aio);
+int __real_connection_delegate(
+    struct server *server, int fd, struct delegation *delegation, struct fault *fault);
+int __wrap_connection_delegate(
+    struct server *server, int fd, struct delegation *delegation, struct fault *fault);
 
 int __wrap_getsockopt(int fd, int level, int option, void *value, socklen_t *length)
 {
@@ -167,6 +171,21 @@ struct evaio *__wrap_evaio_free(struct evaio *aio)
 {
     (void)aio;
     return NULL;
+}
+
+/* Has long answers go out in parts, of 4 KiB or so. What agents are told goes out whole. */
+static void make_narrow(int fd)
+{
+    const int size = 4096;
+
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) == 0);
+}
+
+int __wrap_connection_delegate(
+    struct server *server, int fd, struct delegation *delegation, struct fault *fault)
+{
+    make_narrow(fd);
+    return __real_connection_delegate(server, fd, delegation, fault);
 }
 
 /* ---- What the service manager would keep ---- */
@@ -315,6 +334,7 @@ static void open_client(size_t i)
         return;
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     world.clients[i] = (struct client){ .fd = pair[0], .uid = uids[i], .in.limit = FRAME_REPLY_MAX };
+    make_narrow(pair[1]);
     world.uid = uids[i];
     world.label = labels[i];
     MUST(connection_new(world.server, pair[1]) == 0);
