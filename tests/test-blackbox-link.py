@@ -496,6 +496,21 @@ class Waiting(blackbox.Case):
             self.assertNotIn(key, plain)
         self.assertEqual(plain["lifetime"], "persistent")
 
+    def test_labels_are_limited(self):
+        """In number and in bytes: many short ones take more memory than their bytes."""
+        ends = {"producers": ["kvm/v/pio/1"], "consumers": ["kvm/v/gsi/1"]}
+        many = {str(i): "" for i in range(257)}
+        self.refused("QuotaExceeded", {"what": "labels in one link", "limit": 256}, "Connect", dict(ends, labels=many))
+        del many["256"]
+        long = dict(many, long="")
+        del long["255"]
+        long["long"] = "x" * (8192 - sum(map(len, long)))
+        self.refused("QuotaExceeded", {"what": "bytes of labels in one link", "limit": 8192}, "Connect",
+                     dict(ends, labels=dict(long, long=long["long"] + "x")))
+        for labels in (many, long):
+            self.assertEqual(self.client.connect(**ends, name="l", labels=labels)["labels"], labels)
+            self.client.call("Disconnect", {"name": "l"})
+
     def test_made_up_names(self):
         """link-N, whatever is taken."""
         ends = iter(range(1000))

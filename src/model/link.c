@@ -307,8 +307,9 @@ static const char *told_name(const struct model *model, const struct peer *peer,
                : NULL;
 }
 
-/* What a link's labels may take. */
-#define LABELS_MAX 8192
+/* What a link's labels may take, and how many there may be: short ones take much more than their bytes. */
+#define LABEL_BYTES_MAX 8192
+#define LABELS_MAX 256
 
 /* The most ends of one link: a step of it looks at each end for each. */
 #define ENDS_MAX 1024
@@ -332,8 +333,11 @@ static int check_name(
         return fault_set(fault, FAULT_PERMISSION, NULL, NULL, NULL, 0);
     for (size_t i = 0; i < 2 * request->n_labels; i++)
         labels += strlen(request->labels[i]);
-    if (labels > LABELS_MAX)
-        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "bytes of labels in one link", LABELS_MAX);
+    if (labels > LABEL_BYTES_MAX)
+        return fault_set(
+            fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "bytes of labels in one link", LABEL_BYTES_MAX);
+    if (request->n_labels > LABELS_MAX)
+        return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "labels in one link", LABELS_MAX);
     if (request->n_producers + request->n_consumers > ENDS_MAX)
         return fault_set(fault, FAULT_QUOTA_EXCEEDED, NULL, NULL, "ends in one link", ENDS_MAX);
     return 0;
