@@ -7,6 +7,7 @@
 #include "util.h"
 #include "wire/emit.h"
 #include "wire/value.h"
+#include "wire/varlink.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -309,6 +310,26 @@ static void test_get(void **state)
     values_clear(&values);
 }
 
+/* A call that stays open has its method and its flags still. */
+static void test_shrink(void **state)
+{
+    static const char text[] = "{\"method\":\"a.B\",\"parameters\":{\"a\":[1,2,3]},\"oneway\":true}";
+    struct varlink_request request;
+
+    (void)state;
+    assert_int_equal(varlink_request_read(text, sizeof(text) - 1, &request), 0);
+    assert_int_equal(value_size(value_get(request.parameters, "a")), 3);
+    varlink_request_shrink(&request);
+    assert_int_equal(request.values.size, 1);
+    assert_ptr_equal(request.root, request.values.values);
+    assert_null(value_get(request.root, "method"));
+    assert_null(request.parameters);
+    assert_string_equal(request.method, "a.B");
+    assert_true(request.oneway);
+    varlink_request_clear(&request);
+    assert_null(request.root);
+}
+
 /* ---- Writing ---- */
 
 static void test_emit(void **state)
@@ -389,6 +410,7 @@ int main(void)
         TEST(test_changed),
         TEST(test_depth),
         TEST(test_get),
+        TEST(test_shrink),
         TEST(test_emit),
         TEST(test_emit_strings),
     };

@@ -120,8 +120,10 @@ int method_job(struct connection *connection, int r, struct job *job, const stru
     if (r)
         return method_result(connection, r, fault);
     /* The job may be done, and the call answered, before the model's call returned. */
-    if (connection->call.root)
+    if (connection->call.root) {
         connection->job = job;
+        varlink_request_shrink(&connection->call);
+    }
     return 0;
 }
 

@@ -337,6 +337,18 @@ void values_clear(struct values *values)
     *values = (struct values){ .values = NULL };
 }
 
+void values_shrink(struct values *values)
+{
+    struct value *first = realloc(values->values, sizeof(*first));
+
+    if (first) {
+        values->values = first;
+        values->size = 1;
+    }
+    values->n = values->values->span = 1;
+    values->values->n = 0;
+}
+
 const struct value *value_get(const struct value *object, const char *key)
 {
     const struct value *member;

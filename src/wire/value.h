@@ -55,6 +55,9 @@ static inline size_t values_bytes(const struct values *values)
     return values->size * sizeof(struct value) + values->length;
 }
 
+/* Of all values only the first one stays, as an object without members; and the strings. */
+void values_shrink(struct values *values);
+
 /* The member of that key; NULL where there is none. object: NULL is the empty one. */
 const struct value *value_get(const struct value *object, const char *key);
 

@@ -45,6 +45,13 @@ void varlink_request_clear(struct varlink_request *request)
     *request = (struct varlink_request){ .root = NULL };
 }
 
+void varlink_request_shrink(struct varlink_request *request)
+{
+    values_shrink(&request->values);
+    request->root = request->values.values;
+    request->parameters = NULL;
+}
+
 int varlink_answer_read(const char *text, size_t length, struct varlink_answer *ret_answer)
 {
     static const struct field fields[] = {

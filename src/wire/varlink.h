@@ -28,6 +28,9 @@ void varlink_request_clear(struct varlink_request *request);
 /* How much memory it takes. */
 size_t varlink_request_size(const struct varlink_request *request);
 
+/* Its parameters have been read, and it stays open: it has none from here on, and takes up less. */
+void varlink_request_shrink(struct varlink_request *request);
+
 /* The same of a reply. */
 struct varlink_answer {
     struct values values;           /* owned; the rest points into them */
