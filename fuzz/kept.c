@@ -82,7 +82,7 @@ static json_t *show_held(const struct held *held)
 /* Whether a link is there whatever happens, and as it is. */
 static bool is_sure(const struct link *link, bool *ret_stays)
 {
-    bool changes = link->from || link->renew || (link->job && link->job->kind == JOB_RESUME);
+    bool changes = link->from || link->renew;
 
     *ret_stays = link->configured == 0 && !ends_soon(&link->life) && link->life.lifetime != LIFETIME_AGENT;
     for (size_t i = 0; i < link->n_ends; i++) {
@@ -92,6 +92,12 @@ static bool is_sure(const struct link *link, bool *ret_stays)
         *ret_stays &= !held || (held->life.lifetime != LIFETIME_CONNECTION && !ends_soon(&held->life));
     }
     return !changes;
+}
+
+/* What was not answered did not happen. */
+static bool is_parked(const struct link *link)
+{
+    return link->goal == GOAL_PARKED || (link->job && link->job->kind == JOB_RESUME);
 }
 
 static json_t *show_whole_link(const struct link *link)
@@ -113,7 +119,7 @@ static json_t *show_whole_link(const struct link *link)
     for (size_t i = 0; i < sizeof(may_change) / sizeof(may_change[0]); i++)
         (void)json_object_del(more, may_change[i]);
     MUST(json_object_update_missing_new(shown, more) == 0);
-    MUST(json_object_set_new(shown, "parked", json_boolean(link->goal == GOAL_PARKED)) == 0);
+    MUST(json_object_set_new(shown, "parked", json_boolean(is_parked(link))) == 0);
     add_deadline(shown, &link->life);
     if (link->eventfd && eventfd_info(link->eventfd->fd, &info) == 0)
         MUST(json_object_set_new(shown, "eventfdId", json_integer(info.id)) == 0);
