@@ -218,6 +218,20 @@ class Survive(VaultCase):
         self.wait_link("l", "waiting")
         self.assertEqual(self.client.list("Agents"), {})
 
+    def test_agent_goes_in_recovery(self):
+        """Calls wait until an agent has told what it has plugged, and no longer than it is there."""
+        self.keep()
+        agent = self.attach("a", {"v": None})
+        agent.gate.clear()
+        self.client.start("Connect", {"producers": ["kvm/v/pio/0x10"], "consumers": ["kvm/v/gsi/5"]})
+        agent.wait_for(1)
+        self.kill()
+        self.client.start("Status")
+        time.sleep(0.2)
+        agent.hang_up()
+        self.agents.remove(agent)
+        self.assertEqual(self.client.finish()[0]["agents"], 0)
+
     def test_agent_goes_while_nobody_calls(self):
         """Its socket is given back, and its loss on record, though nothing else happens."""
         self.keep()
