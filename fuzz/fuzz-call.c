@@ -686,13 +686,18 @@ static void check_charges(const struct server *server)
 {
     const struct model *model = server->model;
     struct connection *connection;
-    size_t bytes = 0, descriptors = 0;
+    size_t bytes = 0, descriptors = 0, offers = 0;
+    struct agent *agent;
 
     LIST_FOREACH (connection, &server->connections, in_server) {
-        bytes += connection->bytes_in + connection->bytes_out;
+        bytes +=
+            connection->bytes_in + connection->bytes_out + connection->bytes_line + connection->bytes_call;
         descriptors += connection->fds_in + connection->fds_out;
     }
+    RB_FOREACH (agent, agent_tree, (struct agent_tree *)&model->agents)
+        offers += agent->n_charged;
     MUST(model->used[QUOTA_CONNECTIONS] == server->n_connections);
+    MUST(model->used[QUOTA_OFFERS] == offers);
     MUST(model->used[QUOTA_EVENTFDS] == model->counts.eventfds);
     MUST(model->used[QUOTA_BYTES] == bytes && model->used[QUOTA_DESCRIPTORS] == descriptors);
 }

@@ -259,15 +259,21 @@ static size_t chargeable_input(size_t size)
 
 /*
  * What the open call takes, of its own: its values, of which a frame of [0,0,... has one for each two bytes,
- * are up to 32 times as long as its frame was, which may be gone by then. False where it was answered.
+ * are up to 32 times as long as its frame was, which may be gone by then.
  */
-static bool charge_call(struct connection *connection)
+static size_t chargeable_call(const struct connection *connection)
 {
     size_t n = varlink_request_size(&connection->call);
-    struct fault fault;
-    int r;
 
-    r = charge(connection, QUOTA_BYTES, &connection->bytes_call, n > CALL_FREE ? n : 0, &fault);
+    return n > CALL_FREE ? n : 0;
+}
+
+/* False where it was answered. */
+static bool charge_call(struct connection *connection)
+{
+    struct fault fault;
+    int r = charge(connection, QUOTA_BYTES, &connection->bytes_call, chargeable_call(connection), &fault);
+
     if (r > 0)
         (void)method_fault(connection, &fault);
     else if (r < 0)
@@ -283,6 +289,8 @@ static void settle(struct connection *connection)
 
     if (input < connection->bytes_in)
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_in, input, NULL);
+    if (chargeable_call(connection) < connection->bytes_call)
+        (void)charge(connection, QUOTA_BYTES, &connection->bytes_call, chargeable_call(connection), NULL);
     if (connection->line && line_bytes(connection->line) < connection->bytes_line)
         (void)charge(connection, QUOTA_BYTES, &connection->bytes_line, line_bytes(connection->line), NULL);
     if (frame_out_pending(&connection->out) == 0 && connection->bytes_out > 0) {
