@@ -145,6 +145,7 @@ static void measure_ours(const int *fds)
     must(evlink_client_open(OURS, &client), "connecting", NULL);
     must(evlink_status(client, &status), "Status", client);
     tell_figure("restored", now() - begun);
+    tell_figure("restore", (double)status.restored_in / 1e6);
     if (!status.durable || status.restored_eventfds != N_STORED)
         die("%d were held, and %d came back", N_STORED, (int)status.restored_eventfds);
     evlink_client_free(client);

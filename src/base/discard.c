@@ -24,11 +24,11 @@
 #include <unistd.h>
 
 /* How long a child waits for more. While one lives, each system call of ours is a little slower. */
-#define IDLE (100 * 1000)
+#define IDLE (INT64_C(100) * 1000)
 
 /* A child that takes so long for one descriptor is stuck with it; after the first, others take what other
  * tenants send. */
-#define STUCK (100 * 1000)
+#define STUCK (INT64_C(100) * 1000)
 #define SLOW 200
 
 #define CHILD_NICE 10
@@ -104,7 +104,7 @@ static void serve_next(struct lane *lane)
 /* One child. It has a copy of our memory, and our descriptors themselves. */
 static _Noreturn void run(struct lane *lane)
 {
-    const struct timespec idle = { .tv_nsec = IDLE * 1000L };
+    const struct timespec idle = { .tv_nsec = IDLE * 1000 };
     const int self = (int)getpid();
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
