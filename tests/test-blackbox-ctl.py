@@ -108,6 +108,15 @@ class Ctl(blackbox.Case):
         self.assertIn("nobody", self.ctl("offer", "nobody", ends[0], status=1))
         self.ctl("offer", "a1", status=2)
 
+    def test_what_it_refuses(self):
+        self.assertIn("no link in it", self.ctl("link", "--file", "-", given="\n", status=1))
+        for command in ("hold", "link"):
+            wanted = f"--lifetime: there is no 'ever' for {command}: see LIFETIME"
+            self.assertIn(wanted, self.ctl(command, "--lifetime", "ever", "x", "y", status=2))
+        self.assertIn("up to 107 bytes", self.ctl("list", "--socket", "x" * 108, status=3))
+        for option in ("-x", "--nothing"):
+            self.assertTrue(self.ctl(option, "list", status=2).startswith("evlinkctl: "))
+
     def test_park_and_resume(self):
         self.some()
         self.assertEqual(self.ctl("park", "ring", "rel"), "")

@@ -172,7 +172,7 @@ bool ctl_args_parse(struct ctl *ctl, int argc, char **argv, struct ctl_args *arg
     CLEANUP(parser_clear) struct parser common = { 0 };
     CLEANUP(parser_clear) struct parser own = { 0 };
     const struct ctl_command *command;
-    static char title[64];
+    static char name[] = "evlinkctl", title[64];
     int r;
 
     *args = (struct ctl_args){ .names = calloc((size_t)argc + 1, sizeof(char *)),
@@ -182,6 +182,7 @@ bool ctl_args_parse(struct ctl *ctl, int argc, char **argv, struct ctl_args *arg
         return false;
     }
 
+    argv[0] = name; /* for what getopt_long() says */
     r = take_all(ctl, argc, argv, &common, args);
     if (r < 0 && optind >= argc)
         r = ctl_usage(args, "which command?");
@@ -199,7 +200,7 @@ bool ctl_args_parse(struct ctl *ctl, int argc, char **argv, struct ctl_args *arg
     }
     args->command = command;
     (void)snprintf(title, sizeof(title), "evlinkctl: %s", command->name);
-    argv[0] = title; /* for what getopt_long() says */
+    argv[0] = title;
     if (!parser_init(&own, command->options ? command->options : no_options, '-')) {
         *ret_status = ctl_oom();
         return false;
@@ -288,7 +289,8 @@ int ctl_lifetime(
         while (*allowed && strcmp(*allowed, lifetime) != 0)
             allowed++;
         if (!*allowed)
-            return ctl_usage(args, "--lifetime: there is no '%s' for %s", lifetime, args->command->name);
+            return ctl_usage(args, "--lifetime: there is no '%s' for %s: see LIFETIME in its help", lifetime,
+                args->command->name);
         if (!leased && ctl_flag(args, "lease"))
             return ctl_usage(args, "--lease goes with --lifetime lease");
     }

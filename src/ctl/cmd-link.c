@@ -154,6 +154,10 @@ static int take_links(const struct ctl_args *args, const char *path, json_t **re
         ctl_error("%s: %s", path, strerror(errno));
         return CTL_FAILED;
     }
+    if (json_array_size(links) == 0) {
+        ctl_error("%s: there is no link in it: it takes a LinkSpec a line, see io.evlink.Broker(7)", path);
+        return CTL_FAILED;
+    }
     *ret_parameters = json_pack("{s:O}", "links", links);
     return *ret_parameters ? CTL_OK : ctl_oom();
 }

@@ -93,6 +93,8 @@ int ctl_open(struct ctl *ctl)
             advice = ". Start it with 'systemctl start evlinkd', or say with --socket where it listens.";
         else if (r == -EACCES || r == -EPERM)
             advice = ". Run this as a user who may use that socket.";
+        else if (r == -ENAMETOOLONG)
+            advice = ". The path of a socket has up to 107 bytes.";
         ctl_error("evlinkd cannot be reached at %s: %s%s", path, strerror(-r), advice);
         return CTL_UNREACHABLE;
     }
