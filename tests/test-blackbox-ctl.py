@@ -108,6 +108,44 @@ class Ctl(blackbox.Case):
         self.assertIn("nobody", self.ctl("offer", "nobody", ends[0], status=1))
         self.ctl("offer", "a1", status=2)
 
+    def test_what_is_invalid(self):
+        """A parameter that the broker does not take is told with its value, and with what it has to be."""
+        self.ctl("hold", "bell")
+        self.ctl("link", "--name", "ring", "eventfd/bell", "kvm/vm1/gsi/5")
+        long = "x" * 64
+        for arguments, wanted in (
+            (("renew", "--lease", "5", "bell"), "the eventfd 'bell' was made without a lease"),
+            (("renew", "--lease", "5", "--link", "ring"), "the link 'ring' was made without a lease"),
+            (("renew", "--lease", "5", "--link", "-ring"), "'-ring' is no name: one has 1 to 63 of"),
+            (("hold", "a b"), "'a b' is no name"),
+            (("hold", ""), "'' is no name"),
+            (("hold", "x" * 900), f"'{'x' * 100}' is no name: one has 1 to 63 of"),
+            (("hold", "x" * 99 + "\u20ac"), f"'{'x' * 99}' is no name"),
+            (("release", long), f"'{long}' is no name"),
+            (("link", "--name", "a/b", "eventfd/bell", "kvm/vm1/gsi/6"), "'a/b' is no name"),
+            (("link", "--group", "*", "eventfd/bell", "kvm/vm1/gsi/6"), "'*' is no name"),
+            (("unlink", "--group", "*"), "'*' is no name"),
+            (("park", "eventfd/bell"), "'eventfd/bell' is no name"),
+            (("offer", "a,b", "kvm/vm1/dev/d/irq/1"), "'a,b' is no name"),
+            (("delegate", "a b", "--", "true"), "'a b' is no name"),
+            (("delegate", "x" * 38, "--", "true"), "'scope' has to be a name of up to 37 characters"),
+            (("revoke", "web"), "no delegated connection of the scope 'web'"),
+            (("list", "x" * 257), "'match' has to be a pattern of up to 256 bytes"),
+            (("leave", "--reason", "x" * 257, "eventfd/bell"), "'reason' has to be a text of up to 256 bytes"),
+        ):
+            self.assertIn(wanted, self.ctl(*arguments, status=1), arguments)
+        for line, wanted in (
+            ({"name": "ok", "producers": ["eventfd/bell"], "consumers": ["kvm/v/gsi/1"], "group": "g g"}, "'g g' is no"),
+            ({"name": 5, "producers": ["eventfd/bell"], "consumers": ["kvm/v/gsi/1"]}, "'name' has to be a name"),
+            ({"producers": [], "consumers": ["kvm/v/gsi/1"]}, "'producers' has to be a list of at least one"),
+            ({"producers": ["eventfd/bell"], "consumer": "kvm/v/gsi/1"}, "'consumers' has to be a list of at least one"),
+            ({"producers": ["eventfd/bell"], "consumers": ["kvm/v/gsi/1"], "x": 1}, "'x' is unknown to the broker"),
+        ):
+            self.assertIn(wanted, self.ctl("link", "--file", "-", given=json.dumps(line), status=1))
+        self.assertIn("no group 'none'", self.ctl("unlink", "--group", "none", status=1))
+        self.assertIn("no link 'none'", self.ctl("unlink", "none", status=1))
+        self.assertIn("endpoint 'kvm/v/gsi/1' is in no link", self.ctl("leave", "kvm/v/gsi/1", status=1))
+
     def test_what_it_refuses(self):
         self.assertIn("no link in it", self.ctl("link", "--file", "-", given="\n", status=1))
         for command in ("hold", "link"):
@@ -456,7 +494,7 @@ class Ctl(blackbox.Case):
             self.assertEqual(self.ctl("revoke", "web"), "")
             _, err = process.communicate("go\n", timeout=PATIENCE)
         self.assertEqual(process.returncode, 3, err)
-        self.assertIn("no delegated connection of the scope web", self.ctl("revoke", "web", status=1))
+        self.assertIn("no delegated connection of the scope 'web'", self.ctl("revoke", "web", status=1))
         self.ctl("delegate", "web", "kvm/vm1", status=2)
         self.ctl("delegate", "--max-links=-1", "web", "--", "true", status=2)
         self.ctl("delegate", "web", "kvm", "--", "true", status=1)

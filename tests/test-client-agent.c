@@ -549,8 +549,14 @@ static void test_errors(void **state)
             EVLINK_E_QUOTA_EXCEEDED, "QuotaExceeded", { "more links", "12" } },
         { "'org.varlink.service.InvalidParameter', 'parameters': {'parameter': 'p1'}",
             EVLINK_E_INVALID_PARAMETER, "InvalidParameter", { "p1" } },
+        { "'org.varlink.service.InvalidParameter', 'parameters': {'parameter': 'count'}",
+            EVLINK_E_INVALID_PARAMETER, "InvalidParameter", { "'count'", "whole number from 1" } },
+        { "'org.varlink.service.InvalidParameter', 'parameters': {'parameter': 'name'}",
+            EVLINK_E_INVALID_PARAMETER, "InvalidParameter", { "'name'", "has to be a name" } },
+        { "'org.varlink.service.InvalidParameter'", EVLINK_E_INVALID_PARAMETER, "InvalidParameter",
+            { "?", "missing" } },
         { "'org.varlink.service.PermissionDenied'", EVLINK_E_PERMISSION_DENIED, "PermissionDenied",
-            { "right" } },
+            { "no right to 'x'" } },
         { "'org.varlink.service.MethodNotFound', 'parameters': {'method': 'm1'}", EVLINK_E_NOT_IMPLEMENTED,
             "NotImplemented", { "m1" } },
         { "'org.varlink.service.MethodNotImplemented', 'parameters': {'method': 'm1'}",
@@ -562,6 +568,11 @@ static void test_errors(void **state)
         { "'io.evlink.Broker.PlugFailed'", EVLINK_E_PLUG_FAILED, "PlugFailed", { "?" } },
         { "'io.evlink.Broker.NameTaken', 'parameters': {'name': 'a\\nb\\u001b'}", EVLINK_E_NAME_TAKEN,
             "NameTaken", { "a?b?" } },
+    };
+    const struct evlink_link_spec ring = {
+        .name = "ring",
+        .producers = (const char *const[]){ "kvm/a/pio/1", NULL },
+        .consumers = (const char *const[]){ "eventfd/b", "eventfd/c", NULL },
     };
     struct fixture *f = *state;
 
@@ -575,11 +586,61 @@ static void test_errors(void **state)
         for (size_t j = 0; j < ARRAY_SIZE(cases[i].words) && cases[i].words[j]; j++)
             assert_message(f, cases[i].words[j]);
     }
+    script(f, "[{'error': 'org.varlink.service.PermissionDenied'}]");
+    assert_int_equal(evlink_connect(f->client, &ring, NULL), EVLINK_E_PERMISSION_DENIED);
+    assert_message(f, "one of 'ring', 'kvm/a/pio/1', 'eventfd/b', 'eventfd/c'");
+    script(f, "[{'error': 'io.evlink.Broker.NoSuchLink', 'parameters': {'name': 'g'}}]");
+    assert_int_equal(evlink_disconnect_group(f->client, "g"), EVLINK_E_NO_SUCH_LINK);
+    assert_message(f, "no group 'g'");
     assert_string_equal(evlink_code_name(-EBUSY), "EBUSY");
     assert_string_equal(evlink_code_name(0), "Success");
     assert_non_null(evlink_code_name(12345));
     assert_non_null(evlink_code_name(-12345));
     assert_non_null(evlink_version());
+}
+
+/* What was sent says more, however long it was. */
+static void test_refused_many(void **state)
+{
+    const char *const ends[] = { "eventfd/a", NULL };
+    struct evlink_link_spec specs[400];
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+        specs[i] = (struct evlink_link_spec){ .name = "l", .producers = ends, .consumers = ends };
+    specs[399].name = "no name";
+    script(f, "[{'error': 'org.varlink.service.InvalidParameter', 'parameters': {'parameter': 'name'}}]");
+    assert_int_equal(evlink_connect_many(f->client, specs, ARRAY_SIZE(specs)), EVLINK_E_INVALID_PARAMETER);
+    assert_message(f, "'no name' is no name");
+    script(f, "[{'error': 'org.varlink.service.PermissionDenied'}]");
+    assert_int_equal(evlink_connect_many(f->client, specs, ARRAY_SIZE(specs)), EVLINK_E_PERMISSION_DENIED);
+    assert_message(f, "one of 'l', 'eventfd/a', 'eventfd/a', 'l', 'eventfd/a', 'eventfd/a' and 1194 more: ");
+}
+
+/* Whatever it was. */
+static void test_refused_oddities(void **state)
+{
+    static const struct {
+        const char *method, *sent, *words;
+    } cases[] = {
+        { "ConnectMany", "{\"links\": [[1], \"a b\", null, {\"name\": [5, \"c d\"]}]}", "'c d' is no name" },
+        { "ConnectMany", "{\"links\": {\"name\": \"c d\"}}", "'name' has to be a name" },
+        { "Renew", "{\"name\": 5}", "'name' has to be a name" },
+        { "Renew", "{\"name\": \"a\", \"link\": \"b\"}", "a name, or a link, and not both" },
+        { "Park", "{}", "a name, or a group, and not both" },
+        { "Renew", NULL, "a name, or a link, and not both" },
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        char method[64];
+
+        (void)snprintf(method, sizeof(method), "io.evlink.Broker.%s", cases[i].method);
+        script(f, "[{'error': 'org.varlink.service.InvalidParameter', 'parameters': {'parameter': 'name'}}]");
+        assert_int_equal(evlink_call(f->client, method, cases[i].sent, NULL, 0, false, NULL, NULL),
+            EVLINK_E_INVALID_PARAMETER);
+        assert_message(f, cases[i].words);
+    }
 }
 
 static void assert_sent(struct fixture *f, const char *method, const char *parameters)
@@ -1874,6 +1935,8 @@ int main(void)
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(test_errors),
+        TEST(test_refused_many),
+        TEST(test_refused_oddities),
         TEST(test_verbs),
         TEST(test_time_out),
         TEST(test_nonsense),

@@ -741,6 +741,14 @@ static void test_out_gives_memory_back(void **state)
     frame_out_sent(&out, 6);
     assert_in_range(out.size, 6, KEPT_MAX);
     frame_out_clear(&out);
+    /* unless it is to be read */
+    out.keep = true;
+    queue_fds(&out, text, 1, NULL);
+    frame_out_sent(&out, 2 * KEPT_MAX);
+    assert_string_equal(out.buffer, text);
+    expect_out_empty(&out);
+    frame_out_clear(&out);
+    assert_null(out.buffer);
     free(text);
 }
 

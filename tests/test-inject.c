@@ -61,6 +61,26 @@ static int hold_again(struct evlink_client *client)
     return r == EVLINK_E_NAME_TAKEN ? 0 : r;
 }
 
+static int short_errors;
+
+/* Errors that tell more with what was sent: without memory to read it, they are the same ones, and short. */
+static int refused(struct evlink_client *client)
+{
+    int r = evlink_renew(client, "there", 90);
+
+    if (r == EVLINK_E_INVALID_PARAMETER) {
+        short_errors += control.fired != 0;
+        assert_non_null(strstr(evlink_client_message(client),
+            control.fired ? "the parameter 'name'" : "the eventfd 'there' was made without a lease"));
+        r = evlink_disconnect(client, "nothing");
+    }
+    if (r == EVLINK_E_NO_SUCH_LINK) {
+        assert_non_null(strstr(evlink_client_message(client), "no link 'nothing'"));
+        r = evlink_call(client, "io.evlink.Broker.ListLinks", "{\"match\": 1}", NULL, 0, true, NULL, NULL);
+    }
+    return r == EVLINK_E_INVALID_PARAMETER ? 0 : r;
+}
+
 static int claim(struct evlink_client *client)
 {
     int fd = -1, r = evlink_claim(client, "there", &fd);
@@ -365,6 +385,7 @@ static const struct run {
     { "evlink_hold_new", hold_new, "n", false },
     { "evlink_hold_many", hold_many, "m1", false },
     { "an error", hold_again, NULL, false },
+    { "errors that tell what was sent", refused, NULL, false },
     { "evlink_claim", claim, NULL, false },
     { "evlink_renew, evlink_release", renew_and_release, NULL, false },
     { "evlink_signal", give_signal, NULL, false },
@@ -463,6 +484,8 @@ static void test_runs(void **state)
         /* The connection, the call, its answer. */
         assert_true(points >= 6 && failed >= 6);
     }
+    /* The text and its values, alone and with all that follow. */
+    assert_int_equal(short_errors, 4);
 }
 
 /* ---- What stands all the while --------------------------------------------------------------------------

@@ -426,7 +426,7 @@ static int call(
     if (r < 0)
         return r;
     if (answer.reply.error)
-        return evl_client_error(client, answer.reply.error, answer.reply.parameters);
+        return evl_client_error(client, params, answer.reply.error, answer.reply.parameters);
     if (answer.reply.continues)
         return evl_client_nonsense(client, "it announced more where one reply was asked for");
     if (ret_answer) {

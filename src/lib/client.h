@@ -110,9 +110,14 @@ int evl_client_steal(
 /* Has the waits of this client serve the agent. tie: the client takes a reference. -ENOMEM. */
 int evl_client_add_tie(struct evlink_client *client, struct evl_tie *tie);
 
-/* ---- Errors: errors.c ---- */
+/* ---- Errors: errors.c, refusal.c ---- */
 
-/* What an error reply means: EVLINK_E_*, with the message. */
-int evl_client_error(struct evlink_client *client, const char *error, const struct value *parameters);
+/* What an error reply to the call that was made of params means: EVLINK_E_*, with the message. */
+int evl_client_error(struct evlink_client *client, const struct evl_params *params, const char *error,
+    const struct value *parameters);
+
+/* The same of those that say more with what was sent. 0: it is none of them. */
+int evl_client_refused(struct evlink_client *client, const struct evl_params *params, const char *error,
+    const struct value *parameters);
 
 #endif

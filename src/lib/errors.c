@@ -52,7 +52,7 @@ const char *evlink_code_name(int code)
 
 /*
  * In a sentence, {key} stands for that parameter of the error, and what is in brackets is left out where a
- * parameter in it is absent. {why} is what plug_failed() says.
+ * parameter in it is absent. {why} is what plug_failed() says. Errors that are in refusal.c are not here.
  */
 static const struct answer {
     const char *error;
@@ -64,8 +64,6 @@ static const struct answer {
     { "io.evlink.Broker.NoSuchEventfd", EVLINK_E_NO_SUCH_EVENTFD,
         "no eventfd is held under the name '{name}': hold one first, or look for its name in the list of "
         "eventfds" },
-    { "io.evlink.Broker.NoSuchLink", EVLINK_E_NO_SUCH_LINK,
-        "there is no link '{name}', or nothing of that name that this user may use: see the list of links" },
     { "io.evlink.Broker.NoSuchAgent", EVLINK_E_NO_SUCH_AGENT,
         "there is no agent '{name}': its process has not attached it, or it is gone again" },
     { "io.evlink.Broker.NotAnEventfd", EVLINK_E_NOT_AN_EVENTFD,
@@ -98,11 +96,6 @@ static const struct answer {
         "'{name}' is {state}, and the call does not go with that" },
     { "io.evlink.Broker.QuotaExceeded", EVLINK_E_QUOTA_EXCEEDED,
         "no room for more {what}[, the limit is {limit}]: give some back first" },
-    { "org.varlink.service.InvalidParameter", EVLINK_E_INVALID_PARAMETER,
-        "the parameter '{parameter}' is missing, of a wrong type, or has a value that will not do" },
-    { "org.varlink.service.PermissionDenied", EVLINK_E_PERMISSION_DENIED,
-        "this user has no right to that: names and endpoints are for the user who made or attached them, and "
-        "root; through a delegated connection, those of its scope alone" },
     { "org.varlink.service.MethodNotFound", EVLINK_E_NOT_IMPLEMENTED,
         "the broker knows no method '{method}': it is older than this program, or the name is wrong" },
     { "org.varlink.service.MethodNotImplemented", EVLINK_E_NOT_IMPLEMENTED,
@@ -279,10 +272,14 @@ static bool expand(struct text *text, const char *sentence, const char *end, con
     return whole;
 }
 
-int evl_client_error(struct evlink_client *client, const char *error, const struct value *parameters)
+int evl_client_error(struct evlink_client *client, const struct evl_params *params, const char *error,
+    const struct value *parameters)
 {
     struct text text = { .length = 0 };
+    int r = evl_client_refused(client, params, error, parameters);
 
+    if (r)
+        return r;
     for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
         const struct answer *answer = &answers[i];
 

@@ -40,7 +40,7 @@ static int read_list(struct evlink_client *client, const struct list *list, stru
         if (r < 0)
             return r;
         if (answer.reply.error)
-            return evl_client_error(client, answer.reply.error, answer.reply.parameters);
+            return evl_client_error(client, params, answer.reply.error, answer.reply.parameters);
         more = answer.reply.continues;
         object = value_get(answer.reply.parameters, list->member);
         /* The answer to an empty list is one reply without an object. */
@@ -467,7 +467,7 @@ static int call_any(struct evlink_client *client, struct evl_params *params, str
             return evl_client_close(client, -ENOMEM, "out of memory in the middle of a call");
         r = callback ? callback(userdata, answer.reply.error, text.buffer) : 0;
         if (answer.reply.error)
-            return evl_client_error(client, answer.reply.error, answer.reply.parameters);
+            return evl_client_error(client, params, answer.reply.error, answer.reply.parameters);
         if (r != 0)
             return evl_client_close(client, r, "the call's reader ended it with %d", r);
     }

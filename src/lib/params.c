@@ -14,7 +14,7 @@
 
 void evl_params_begin(struct evl_params *params, const char *method)
 {
-    *params = (struct evl_params){ .error = 0 };
+    *params = (struct evl_params){ .out.keep = true };
     if (!method)
         evl_params_fail(params, -EINVAL, "method is missing");
     varlink_call_begin(&params->emit, &params->out, method);

@@ -259,7 +259,7 @@ void frame_out_sent(struct frame_out *out, size_t n)
     }
     out->start += n;
     if (out->start == out->end) {
-        if (out->size > KEEP_MAX)
+        if (out->size > KEEP_MAX && !out->keep)
             frame_out_clear(out);
         else
             out->start = out->end = out->first_mark = out->n_marks = 0;

@@ -77,6 +77,7 @@ struct frame_out {
     size_t start, end;
     struct frame_mark *marks; /* the frames that carry descriptors, in order */
     size_t first_mark, n_marks, marks_size;
+    bool keep; /* what went out stays in buffer, to be read, until something is added */
 };
 
 /* Adds length bytes, to be made a frame by frame_out_finish(), or to be dropped by frame_out_cancel().
