@@ -193,7 +193,7 @@ static const char *parse(char *text, struct endpoint *endpoint)
     bool device = false, vring = false;
 
     subsystem = subsystem_from_name(part);
-    if (subsystem == SUBSYSTEM_NONE && strcmp(part, subsystems[SUBSYSTEM_NONE]) != 0)
+    if (!rest || (subsystem == SUBSYSTEM_NONE && strcmp(part, subsystems[SUBSYSTEM_NONE]) != 0))
         return "begins with none of eventfd/, kvm/, vfio/ and vhost/";
     part = next_part(&rest);
     if (!name_is_valid(part))
