@@ -142,6 +142,11 @@ class Ctl(blackbox.Case):
             ({"producers": ["eventfd/bell"], "consumers": ["kvm/v/gsi/1"], "x": 1}, "'x' is unknown to the broker"),
         ):
             self.assertIn(wanted, self.ctl("link", "--file", "-", given=json.dumps(line), status=1))
+        for arguments, wanted in (
+            (("release", "bell"), "in use by ring: end the link with evlinkctl unlink first"),
+            (("link", "eventfd/bell", "kvm/vm1/gsi/5"), "end that link with evlinkctl unlink first"),
+        ):
+            self.assertIn(wanted, self.ctl(*arguments, status=1))
         self.assertIn("no group 'none'", self.ctl("unlink", "--group", "none", status=1))
         self.assertIn("no link 'none'", self.ctl("unlink", "none", status=1))
         self.assertIn("endpoint 'kvm/v/gsi/1' is in no link", self.ctl("leave", "kvm/v/gsi/1", status=1))

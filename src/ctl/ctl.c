@@ -107,11 +107,23 @@ void ctl_close(struct ctl *ctl)
     ctl->client = evlink_client_free(ctl->client);
 }
 
+/* What the library says. The function that it names has another name here. */
+static void tell(const char *message)
+{
+    static const char function[] = "evlink_disconnect()";
+    const char *at = strstr(message, function);
+
+    if (at)
+        ctl_error("%.*sevlinkctl unlink%s", (int)(at - message), message, at + strlen(function));
+    else
+        ctl_error("%s", message);
+}
+
 int ctl_result(struct ctl *ctl, int r)
 {
     if (r == 0)
         return CTL_OK;
-    ctl_error("%s", evlink_client_message(ctl->client));
+    tell(evlink_client_message(ctl->client));
     switch (r) {
     case -ECONNRESET:
     case -ENOTCONN:

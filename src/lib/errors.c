@@ -72,7 +72,7 @@ static const struct answer {
     { "io.evlink.Broker.BadDescriptor", EVLINK_E_BAD_DESCRIPTOR,
         "descriptor {fileDescriptorIndex} of the call is not what it has to be: {reason}" },
     { "io.evlink.Broker.InUse", EVLINK_E_IN_USE,
-        "the eventfd '{name}' is in use[ by {links}]: disconnect that first" },
+        "the eventfd '{name}' is in use[ by {links}]: end the link with evlink_disconnect() first" },
     { "io.evlink.Broker.SubsystemTaken", EVLINK_E_SUBSYSTEM_TAKEN,
         "the subsystem {kind}/{name} belongs to the agent '{agent}' already: detach that one, choose another "
         "name for the VM, or attach with takeover where this is its successor" },
@@ -80,7 +80,7 @@ static const struct answer {
         "the endpoint '{endpoint}' will not do here: {reason}; see evlink-endpoint(7)" },
     { "io.evlink.Broker.EndpointBusy", EVLINK_E_ENDPOINT_BUSY,
         "the endpoint '{endpoint}' is in use[ by the link '{link}'], or would collide with one that is: "
-        "disconnect that first" },
+        "end that link with evlink_disconnect() first" },
     { "io.evlink.Broker.NotAttached", EVLINK_E_NOT_ATTACHED,
         "the end '{endpoint}' is not there: attach the agent that has it (and have it offer its devices), "
         "hold the eventfd, or let the link wait" },
