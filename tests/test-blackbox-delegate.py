@@ -732,6 +732,17 @@ class Survive(KeptCase):
         socket.send_fds(web.sock, [b'"io.evlink.Broker.Status"}\0'], [fds[0]])
         self.assertTrue(web.at_end())
 
+    def test_never_room(self):
+        """What no waiting would make room for is told, and not waited for."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "conf")
+            with open(path, "w", encoding="ascii") as file:
+                file.write("[Broker]\nMaxDescriptorsPerUser=100\n")
+            self.keep("--config=" + path)
+        web = self.delegate("web")
+        self.assert_error("QuotaExceeded", {"limit": 100}, web.hold, "web.x", self.eventfd())
+        self.assertTrue(web.at_end())
+
     def test_descriptors_of_half_a_call(self):
         """They count as long as they are there, through whichever connection; what would be too much waits."""
         with tempfile.TemporaryDirectory() as folder:

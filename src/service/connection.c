@@ -423,6 +423,15 @@ struct admission {
 };
 
 /*
+ * What n is that is too much. A line's client cannot come again, and is not sent away: it stays until there
+ * is room, unless there never will be.
+ */
+static int over(const struct connection *connection, size_t n, const struct fault *fault)
+{
+    return connection->line && (int64_t)n <= fault->number ? -EBUSY : -EDQUOT;
+}
+
+/*
  * Before descriptors are taken: whether their user may have more, and there is room for them. The last places
  * stay open until something else is done than receiving Holds.
  */
@@ -444,9 +453,8 @@ static int admit(void *userdata)
         return -EBUSY;
     r = charge(connection, QUOTA_DESCRIPTORS, &connection->fds_in, connection->fds.n + FRAME_MAX_FDS,
         &admission->fault);
-    /* A line's client cannot come again: what is too much stays, and it is not sent away. */
     if (r)
-        return r < 0 ? r : connection->line ? -EBUSY : -EDQUOT;
+        return r < 0 ? r : over(connection, connection->fds.n + FRAME_MAX_FDS, &admission->fault);
     table_open();
     return 0;
 }
@@ -470,7 +478,7 @@ static int receive(struct connection *connection, struct fault *fault)
         r = connection->line ? line_receive(connection->line, connection->fd, admit, &admission)
                              : socket_receive_if(connection->fd, in, admit, &admission);
     } else if (r > 0) {
-        r = connection->line ? -EBUSY : -EDQUOT;
+        r = over(connection, bytes, &admission.fault);
     }
     if (r == -EDQUOT)
         *fault = admission.fault;
