@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Bad input: each has an error of its own from the contract, and leaves everything as it was. Who may not, and
 which of two errors is told."""
+import array
 import contextlib
 import ctypes
+import errno
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -828,6 +831,46 @@ class Lingering(blackbox.Case):
         time.sleep(0.05)
         other.close()
         self.assert_lively()
+
+    def out_of_band(self, sock, fds=()):
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            sock.sendmsg([b"x"], control, socket.MSG_OOB)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                self.skipTest("unix sockets have no out-of-band data here")
+            raise
+
+    def test_out_of_band(self):
+        """In urgent data, which the kernel would drop, and close what is in it, where one receives what is behind."""
+        self.client.call("Delegate", {"scope": "web", "endpoints": []})
+        tenant = socket.socket(fileno=self.client.take())
+        self.client.call("Attach", {"name": "a", "subsystems": [{"kind": "kvm", "name": "v"}]})
+        agent = socket.socket(fileno=self.client.take())
+        for sock in (self.connect().sock, tenant, agent):
+            with sock, self.lingering() as victim:
+                os.kill(self.broker.pid, signal.SIGSTOP)
+                try:
+                    self.out_of_band(sock, [victim.fileno()])
+                    sock.send(b"{")
+                finally:
+                    os.kill(self.broker.pid, signal.SIGCONT)
+                victim.close()
+                self.assert_lively()
+        evlink.until(lambda: not self.client.list("Agents"))
+
+    def test_urgent(self):
+        """Data that nobody is going to take keep nobody busy."""
+        with self.connect() as other:
+            self.out_of_band(other.sock)
+            begin = self.processor_time()
+            time.sleep(0.5)
+            self.assertLess(self.processor_time() - begin, 0.25)
+
+    def processor_time(self):
+        with open(f"/proc/{self.broker.pid}/stat", encoding="ascii") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def test_in_a_queue(self):
         """In a connection whose next call waits: it is closed with the descriptor unread in it."""

@@ -759,6 +759,8 @@ static struct connection *make(struct server *server, int fd)
         fd_close(fd);
         return NULL;
     }
+    if (fd >= 0)
+        socket_take_in_order(fd);
     connection->server = server;
     connection->fd = fd;
     connection->pause = PAUSE_FIRST;

@@ -566,6 +566,7 @@ static int make(
     session->in.limit = FRAME_REPLY_MAX; /* an agent's inventory may be long */
     LIST_INSERT_HEAD(&server->sessions, session, in_server);
     if (fd >= 0) {
+        socket_take_in_order(fd);
         session->readable = event_new(server->base, fd, EV_READ | EV_PERSIST, on_readable, session);
         session->writable = event_new(server->base, fd, EV_WRITE | EV_PERSIST, on_writable, session);
         session->timeout = evtimer_new(server->base, on_timeout, session);

@@ -28,6 +28,13 @@ static ssize_t receive(int fd, struct msghdr *message, int flags)
     return n < 0 ? -errno : n;
 }
 
+void socket_take_in_order(int fd)
+{
+    const int on = 1;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on));
+}
+
 int socket_adopt(struct msghdr *message, struct fdset *set)
 {
     int fds[FRAME_MAX_FDS];

@@ -19,6 +19,12 @@ union socket_control {
     struct cmsghdr align;
 };
 
+/*
+ * Has out-of-band data come in its place, as any other does. Otherwise the kernel passes it over: the socket
+ * is readable, yet nothing comes, and whoever receives what is behind it closes its descriptors by that.
+ */
+void socket_take_in_order(int fd);
+
 /* The descriptors in a received message, in order. A pidfd that nobody asked for is closed. -ENOMEM. */
 int socket_adopt(struct msghdr *message, struct fdset *set);
 
