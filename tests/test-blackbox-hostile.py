@@ -344,6 +344,24 @@ class Stuck(Case):
         evlink.until(lambda: not self.children(), "the end of those that close")
         self.delegate("web", self.connect(NOBODY)).hold("web.y", self.eventfd())
 
+    def test_agent(self):
+        """What an agent sends where none may be is its user's."""
+        self.start()
+        fds = len(self.broker.fds())
+        self.hostile.call("Attach", {"name": "a", "subsystems": [{"kind": "kvm", "name": "v"}]})
+        with socket.socket(fileno=self.hostile.take()) as agent:
+            files = [self.fuse.open() for _ in range(4)]
+            agent.send(b"{")
+            self.assert_lively()
+            socket.send_fds(agent, [b"}"], files)
+            evlink.close_all(files)
+        self.wait_stuck(1)
+        self.assertEqual(len(self.children()), 1)
+        self.hostile.start("Hold", {"name": "y", "fileDescriptorIndex": 0}, [self.eventfd()])
+        self.assert_told("descriptors of one user that cannot be closed", self.hostile)
+        self.fuse.let_go()
+        evlink.until(lambda: len(self.broker.fds()) < fds, "all is closed")
+
     def test_tenants(self):
         """However many of a user's are stuck, who delegated and others go on, and so do those that are not to blame."""
         most = 3  # DISCARDERS_OF_TENANTS

@@ -449,11 +449,11 @@ static int receive(struct session *session)
 
     if (r < 0)
         return r;
+    whose = discard_for(policy_culprit(&session->owner));
     r = socket_receive_if(session->fd, &session->in, admit, session);
     table_close();
     for (size_t i = 0; i < session->in.fds.n; i++)
         (void)table_is_last(session->in.fds.fds[i]);
-    whose = discard_for(policy_culprit(&session->owner));
     fdset_clear(&session->in.fds);
     (void)discard_for(whose);
     return r;
