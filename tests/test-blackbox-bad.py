@@ -773,7 +773,7 @@ class Permissions(blackbox.Case):
 class Lingering(blackbox.Case):
     """A descriptor whose close() blocks for as long as its sender likes holds up nobody."""
 
-    LINGER = 4
+    LINGER = 2
 
     def lingering(self):
         """A TCP socket that is full, and lingers."""
