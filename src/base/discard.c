@@ -287,12 +287,44 @@ void fd_discard(int fd)
         ask(&request);
 }
 
+/*
+ * Takes what is unread out of a socket that is shut down, up to the first message with descriptors: there is
+ * nothing to wait for in that. A peek without room for descriptors tells of them. Whether that was all.
+ */
+static bool take_plain(int fd)
+{
+    int unread = 0;
+    ssize_t n;
+
+    do {
+        char bytes[16 * 1024];
+        struct iovec vector = { .iov_base = bytes, .iov_len = sizeof(bytes) };
+        struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
+
+        n = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT);
+        if (n > 0)
+            n = message.msg_flags & MSG_CTRUNC ? 0 : recv(fd, bytes, (size_t)n, MSG_DONTWAIT);
+    } while (n > 0);
+    return ioctl(fd, FIONREAD, &unread) == 0 && unread == 0;
+}
+
+void fd_discard_socket(int fd)
+{
+    if (fd < 0)
+        return;
+    (void)shutdown(fd, SHUT_RDWR);
+    if (take_plain(fd))
+        fd_close(fd);
+    else
+        fd_discard(fd);
+}
+
 void fd_discard_input(int fd)
 {
     struct request request = { .what = TAKE_ALL };
-    int unread = 0;
 
-    if (ioctl(fd, FIONREAD, &unread) == 0 && unread == 0)
+    (void)shutdown(fd, SHUT_RDWR);
+    if (take_plain(fd))
         return;
     /* The child has one of its own: ours may be another's number by the time that it comes to it. */
     request.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);

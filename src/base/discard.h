@@ -57,7 +57,13 @@ static inline void fd_discardp(int *fd)
 }
 
 /*
- * Takes all that is unread out of a socket that is shut down, and closes the descriptors in it, in the same
+ * Closes a unix socket that strangers send to, after shutting it down: they hear of its end now, whenever it
+ * can be closed. That is at once, unless descriptors are unread in it. -1: nothing.
+ */
+void fd_discard_socket(int fd);
+
+/*
+ * Shuts a unix socket down, takes all that is unread out of it, and closes the descriptors in it, in the same
  * way: whoever closes the last copy of it has nothing to wait for. fd: borrowed.
  */
 void fd_discard_input(int fd);

@@ -909,10 +909,8 @@ static void close_kept(struct connection *connection)
 
     line_free(connection->line);
     /* Copies of it are in queues for a while. */
-    if (vault) {
-        (void)shutdown(connection->fd, SHUT_RDWR);
+    if (vault)
         fd_discard_input(connection->fd);
-    }
     if (vault && connection->socket_item)
         vault_drop(vault, connection->socket_item);
     else
@@ -921,21 +919,6 @@ static void close_kept(struct connection *connection)
         vault_drop(vault, connection->line_item);
     else
         fd_close(memory);
-}
-
-/*
- * What is unread in it may be anything: nothing comes in any more when that is looked at. The client hears of
- * its end now, whenever it can be closed.
- */
-static void close_socket(int fd)
-{
-    int unread = 0;
-
-    (void)shutdown(fd, SHUT_RDWR);
-    if (ioctl(fd, SIOCINQ, &unread) < 0 || unread > 0)
-        fd_discard(fd);
-    else
-        fd_close(fd);
 }
 
 struct connection *connection_free(struct connection *connection)
@@ -958,7 +941,7 @@ struct connection *connection_free(struct connection *connection)
     if (connection->line || connection->socket_item || connection->line_item)
         close_kept(connection);
     else
-        close_socket(connection->fd);
+        fd_discard_socket(connection->fd);
     LIST_REMOVE(connection, in_server);
     server->n_connections--;
     model_cut(server->model, &connection->lifeline);

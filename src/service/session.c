@@ -51,18 +51,21 @@ struct session {
 /* With a vault, what is kept there is its to close. */
 static void close_kept(struct session *session, int *fd, struct item **item)
 {
+    bool is_socket = fd == &session->fd;
+
     if (*item && session->server->vault) {
         /* Copies of it are in queues for a while. */
-        if (fd == &session->fd) {
-            (void)shutdown(*fd, SHUT_RDWR);
+        if (is_socket)
             fd_discard_input(*fd);
-        }
         vault_drop(session->server->vault, *item);
-        *fd = -1;
+    } else if (is_socket && !*item) {
+        fd_discard_socket(*fd);
+    } else {
+        /* The next process has it too, or it is a pidfd: there is nothing to wait for. */
+        fd_close(*fd);
     }
     *item = NULL;
-    /* Its queue may have anything in it. */
-    fd_discardp(fd);
+    *fd = -1;
 }
 
 /*

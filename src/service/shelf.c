@@ -295,10 +295,16 @@ static int move(struct shelf *shelf, struct queue *queue, size_t n)
 
 static void item_close(const struct item *item)
 {
-    if (item->risky)
-        fd_discard(item->fd);
-    else
+    struct culprit whose;
+
+    if (!item->risky) {
         fd_close(item->fd);
+        return;
+    }
+    /* What was unread in it waits by itself, if it has to: see fd_discard_input(). */
+    whose = discard_for(DISCARD_OURS);
+    fd_discard(item->fd);
+    (void)discard_for(whose);
 }
 
 uint64_t item_number(const struct item *item)
