@@ -75,6 +75,7 @@ static struct {
     bool busy; /* a lane may have something */
     struct evaio *aio;
     struct culprit whose; /* what comes is */
+    int64_t left_open_at; /* second */
     pid_t pid;            /* ours */
 } state = { .whose = { .uid = (uid_t)-1 } };
 
@@ -242,6 +243,16 @@ static bool is_idle(void)
     return true;
 }
 
+/* Nobody can close it now. The first one in a second is told: whoever sends them is not to fill the log. */
+static void leave_open(void)
+{
+    int64_t second = clock_read(CLOCK_MONOTONIC) / USEC_PER_SEC;
+
+    log_msg(second == state.left_open_at ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR,
+        "descriptors that cannot be closed have piled up: another stays open");
+    state.left_open_at = second;
+}
+
 static void ask(const struct request *request)
 {
     struct lane *lane = state.lanes ? choose(&state.whose) : NULL;
@@ -253,7 +264,7 @@ static void ask(const struct request *request)
         return;
     }
     if (!lane || pending(lane) >= QUEUE_MAX) {
-        log_error("descriptors that cannot be closed have piled up: another stays open");
+        leave_open();
         return;
     }
     if (pending(lane) == 0) {
