@@ -21,6 +21,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 /* How long a child waits for more. While one lives, each system call of ours is a little slower. */
@@ -30,6 +31,10 @@
  * tenants send. */
 #define STUCK (INT64_C(100) * 1000)
 #define SLOW 200
+
+/* A socket that lingers is not waited for longer: a signal ends that. Others wait for whoever answers them.
+ */
+#define LINGER 1000
 
 #define CHILD_NICE 10
 
@@ -102,11 +107,27 @@ static void serve_next(struct lane *lane)
     atomic_store(&lane->done, number + 1);
 }
 
+static void ignore(int number)
+{
+    (void)number;
+}
+
+/* Has a child interrupted again and again, or not any more. */
+static void interrupt(bool on)
+{
+    const struct timeval interval = { .tv_usec = on ? LINGER : 0 };
+    const struct itimerval timer = { .it_interval = interval, .it_value = interval };
+
+    (void)setitimer(ITIMER_REAL, &timer, NULL);
+}
+
 /* One child. It has a copy of our memory, and our descriptors themselves. */
 static _Noreturn void run(struct lane *lane)
 {
     const struct timespec idle = { .tv_nsec = IDLE * 1000 };
+    const struct sigaction action = { .sa_handler = ignore };
     const int self = (int)getpid();
+    sigset_t none_blocked;
 
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)prctl(PR_SET_NAME, "evlinkd-close");
@@ -116,12 +137,17 @@ static _Noreturn void run(struct lane *lane)
         _exit(0);
     for (int number = 1; number < NSIG; number++)
         (void)signal(number, SIG_DFL);
+    (void)sigaction(SIGALRM, &action, NULL);
+    (void)sigemptyset(&none_blocked);
+    (void)sigprocmask(SIG_SETMASK, &none_blocked, NULL);
     for (;;) {
         unsigned done = atomic_load(&lane->done);
         int none = NO_CHILD;
 
         if (done != atomic_load(&lane->sent)) {
+            interrupt(true);
             serve_next(lane);
+            interrupt(false);
             continue;
         }
         if (syscall(SYS_futex, &lane->sent, FUTEX_WAIT, done, &idle, NULL, 0) == 0 || errno != ETIMEDOUT)

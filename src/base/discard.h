@@ -3,8 +3,8 @@
  * Closing what strangers sent. close(2) can block: on a TCP socket with SO_LINGER whose peer does not read,
  * on a file whose FUSE server does not answer, for as long as somebody likes; so can the close of a unix
  * socket with such a thing in its queue. Here a child that shares the table of descriptors (CLONE_FILES) does
- * it, and ends when it has had nothing to do for a moment. Eventfds, whose close cannot block, are closed at
- * once.
+ * it, and ends when it has had nothing to do for a moment. A signal ends its waiting for a socket that
+ * lingers; for others there is none. Eventfds, whose close cannot block, are closed at once.
  *
  * Who sent it is to blame for what a child is stuck with: a user, or one of its tenants, as which counts what
  * came through a scope of the user's, or a scope within that: who delegates to itself is to blame still. Each
