@@ -647,16 +647,25 @@ class Aio(Case):
         ours.recv(1)
         return child, ours
 
+    def has_aio(self):
+        with open(f"/proc/{self.broker.pid}/maps", encoding="ascii") as file:
+            return "[aio]" in file.read()
+
     def test_all_taken(self):
         """It starts, tells eventfds from others, signals and relays, whatever the counts."""
         child, thief = self.take_all()
         try:
             self.start()
+            for _ in range(20):
+                if not self.has_aio():
+                    break
+                # Another program gave some back, and the broker was there first.
+                self.stop()
+                self.start()
         finally:
             thief.close()
             os.waitpid(child, 0)
-        with open(f"/proc/{self.broker.pid}/maps", encoding="ascii") as file:
-            self.assertNotIn("[aio]", file.read())
+        self.assertFalse(self.has_aio())
         bells = [self.eventfd() for _ in range(3)]
         for name, bell in zip("abc", bells):
             self.client.hold(name, bell)
