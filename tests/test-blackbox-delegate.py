@@ -430,6 +430,16 @@ class Limits(DelegateCase):
 class KeptCase(keeper.Case, DelegateCase):
     """With a broker that is started again whenever it dies."""
 
+    def keep_configured(self, text):
+        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
+        self.addCleanup(config.close)
+        config.write(text)
+        config.flush()
+        self.keep("--config=" + config.name)
+
+    def keep_with(self, **limits):
+        self.keep_configured("[Broker]\n" + "".join(f"{key}={value}\n" for key, value in limits.items()))
+
     def kill_next(self):
         """Kills the one that runs now, or is started now, and leaves the client without a connection."""
         evlink.until(lambda: os.path.exists(f"/proc/{self.broker.pid}"), "the next evlinkd")
@@ -734,22 +744,14 @@ class Survive(KeptCase):
 
     def test_never_room(self):
         """What no waiting would make room for is told, and not waited for."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "conf")
-            with open(path, "w", encoding="ascii") as file:
-                file.write("[Broker]\nMaxDescriptorsPerUser=100\n")
-            self.keep("--config=" + path)
+        self.keep_with(MaxDescriptorsPerUser=100)
         web = self.delegate("web")
         self.assert_error("QuotaExceeded", {"limit": 100}, web.hold, "web.x", self.eventfd())
         self.assertTrue(web.at_end())
 
     def test_descriptors_of_half_a_call(self):
         """They count as long as they are there, through whichever connection; what would be too much waits."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "conf")
-            with open(path, "w", encoding="ascii") as file:
-                file.write("[Broker]\nMaxDescriptorsPerUser=1200\n")
-            self.keep("--config=" + path)
+        self.keep_with(MaxDescriptorsPerUser=1200)
         tenants = [self.delegate(scope) for scope in ("a", "b", "c", "d", "e", "f")]
         fds = [self.eventfd() for _ in range(253)]
         before = len(self.broker.fds())
@@ -766,13 +768,6 @@ class Survive(KeptCase):
         for tenant in tenants:
             tenant.finish()
         evlink.until(lambda: len(self.broker.fds()) == before)
-
-    def keep_with(self, **limits):
-        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
-        self.addCleanup(config.close)
-        config.write("[Broker]\n" + "".join(f"{key}={value}\n" for key, value in limits.items()))
-        config.flush()
-        self.keep("--config=" + config.name)
 
     def taken(self):
         """The memory of lines."""
@@ -850,21 +845,17 @@ class Survive(KeptCase):
 
     def test_shares(self):
         """No tenant takes all that the user may have: who delegated and other tenants still get theirs."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "conf")
-            with open(path, "w", encoding="ascii") as file:
-                file.write("[Broker]\nMaxConnectionsPerUser=40\nMaxSubscribersPerUser=8\nMaxAgentsPerUser=4\n")
-            self.keep("--config=" + path)
-            web = self.delegate("web", ["kvm/v", "kvm/w"])
-            inner = [self.delegate("web.in.most", connection=web) for _ in range(9)]
-            limit = {"what": "connections of one scope", "limit": 10}
-            for connection in (self.client, web, inner[0]):
-                scope = "web.in.most.x" if connection is inner[0] else "web.more"
-                self.refused("QuotaExceeded", limit, "Delegate", {"scope": scope, "endpoints": []},
-                             connection=connection)
-            # What came back counts.
-            self.kill()
-            self.refused("QuotaExceeded", limit, "Delegate", {"scope": "web.more", "endpoints": []})
+        self.keep_with(MaxConnectionsPerUser=40, MaxSubscribersPerUser=8, MaxAgentsPerUser=4)
+        web = self.delegate("web", ["kvm/v", "kvm/w"])
+        inner = [self.delegate("web.in.most", connection=web) for _ in range(9)]
+        limit = {"what": "connections of one scope", "limit": 10}
+        for connection in (self.client, web, inner[0]):
+            scope = "web.in.most.x" if connection is inner[0] else "web.more"
+            self.refused("QuotaExceeded", limit, "Delegate", {"scope": scope, "endpoints": []},
+                         connection=connection)
+        # What came back counts.
+        self.kill()
+        self.refused("QuotaExceeded", limit, "Delegate", {"scope": "web.more", "endpoints": []})
         db = self.delegate("db", ["kvm/w"])
         for connection in inner[:2]:
             connection.start("Monitor", more=True)
@@ -887,11 +878,7 @@ class Survive(KeptCase):
     @blackbox.needs_root
     def test_in_all(self):
         """What there may be in all holds for root's tenants, if not for root."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "conf")
-            with open(path, "w", encoding="ascii") as file:
-                file.write("[Broker]\nMaxEventfds=2\n")
-            self.keep("--config=" + path)
+        self.keep_with(MaxEventfds=2)
         web = self.delegate("web")
         web.hold("web.a")
         self.client.hold("a")
@@ -922,11 +909,7 @@ class Survive(KeptCase):
     @blackbox.needs_root
     def test_peer(self):
         """Who delegated is remembered with all of its groups."""
-        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
-        self.addCleanup(config.close)
-        config.write("[Allow vm]\nGroup=4242\nVerbs=connect\nEndpoints=kvm/v/*\n")
-        config.flush()
-        self.keep("--config=" + config.name)
+        self.keep_configured("[Allow vm]\nGroup=4242\nVerbs=connect\nEndpoints=kvm/v/*\n")
         self.attach("vm", {"v": None})
         member = evlink.connect_as(self.broker.path, 1000, groups=[7, 4242, 0])
         self.addCleanup(member.close)

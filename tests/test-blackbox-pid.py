@@ -243,19 +243,10 @@ class Running(Case):
         theirs.call("Detach", {"name": "p"})
 
 
-class Restarted(Case):
-    @classmethod
-    def setUpClass(cls):
-        pass
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
+class Restarted(keeper.Case, Case):
     def setUp(self):
-        self.broker = keeper.Keeper()
-        self.addCleanup(self.broker.stop)
-        self.client = self.connect()
+        super().setUp()
+        self.keep()
 
     def test_watched(self):
         """The same while evlinkd is killed: the pidfd is in the vault, and not the number."""

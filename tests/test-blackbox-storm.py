@@ -72,15 +72,7 @@ class Relay(threading.Thread):
                 time.sleep(0.001)
 
 
-class Storm(blackbox.Case):
-    @classmethod
-    def setUpClass(cls):
-        pass
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
+class Storm(keeper.Case):
     def setUp(self):
         self.random = random.Random(SEED)
         self.held = {}  # name -> count, of those that come and go
