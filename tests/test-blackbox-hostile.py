@@ -394,6 +394,26 @@ class Stuck(Case):
             tenant.close()
         evlink.until(lambda: len(self.broker.fds()) <= fds, "all is closed")
 
+    def test_plain(self):
+        """Connections that are refused with nothing but bytes unread do not wait behind what their user's child does."""
+        config = tempfile.NamedTemporaryFile("w", suffix=".conf")
+        self.addCleanup(config.close)
+        config.write("[Broker]\nMaxConnectionsPerUser=3\n")
+        config.flush()
+        os.chmod(config.name, 0o644)
+        self.start("--config=" + config.name)
+        self.send_stuck()
+        self.wait_stuck(1)
+        fds = len(self.broker.fds())
+        os.kill(self.broker.pid, signal.SIGSTOP)
+        for _ in range(50):
+            self.connect(NOBODY).sock.sendall(b"{")
+        os.kill(self.broker.pid, signal.SIGCONT)
+        self.client.call("Status")
+        # Two of them were taken, at most.
+        evlink.until(lambda: len(self.broker.fds()) <= fds + 2, "the end of those that were refused")
+        self.assertEqual(len(self.fuse.waiting), 1)
+
     def test_killed(self):
         """Somebody kills a child that is stuck: its user may send again, and another one closes."""
         self.start()
